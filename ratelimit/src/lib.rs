@@ -1,0 +1,1 @@
+//! Sliding-window rate limits as a tower layer: strict in memory and on Redis, all rules in one round trip.

@@ -1,0 +1,3 @@
+//! The project's chores: test, ci, prove.
+
+fn main() {}
