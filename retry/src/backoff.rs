@@ -1,0 +1,297 @@
+//! How long to wait between attempts: pure data, and an iterator over it.
+
+use std::{iter::FusedIterator, time::Duration};
+
+use fastrand::Rng;
+
+use crate::error::{ConfigError, in_code};
+
+/// How much of each delay is left to chance, so that clients which failed together do not come
+/// back together.
+///
+/// The draw happens inside the capped delay, never on top of it: no delay exceeds the cap, and
+/// delays at the cap are still spread. `d` is the exponential delay, already capped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Jitter {
+    /// Exactly `d`.
+    #[default]
+    None,
+    /// Uniform in `0..=d`. The best spread for many clients of one service.
+    Full,
+    /// Uniform in `d/2..=d`: never comes back at once.
+    Equal,
+    /// Uniform between the base and three times the delay before, capped. The factor plays no part.
+    Decorrelated,
+}
+
+/// An exponential backoff: how many attempts, and how long to wait between them.
+///
+/// # Default
+///
+/// Factor 2, cap 300 seconds (or the base, if that is longer), 5 attempts, no jitter.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use seawall_retry::Backoff;
+///
+/// let backoff = Backoff::exponential(Duration::from_secs(1)).attempts(5);
+/// let seconds: Vec<u64> = backoff.delays().map(|d| d.as_secs()).collect();
+/// assert_eq!(seconds, [1, 2, 4, 8]); // five calls, four waits between them
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    base: Duration,
+    factor: f64,
+    cap: Duration,
+    attempts: u32,
+    jitter: Jitter,
+    seed: Option<u64>,
+}
+
+const DEFAULT_CAP: Duration = Duration::from_secs(300);
+
+impl Backoff {
+    /// Waits `base` before the second attempt, and [`factor`](Self::factor) times as long before
+    /// each further one.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is zero: such retries would run in a tight loop.
+    pub const fn exponential(base: Duration) -> Self {
+        in_code!(Self::try_exponential(base))
+    }
+
+    /// [`exponential`](Self::exponential) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If `base` is zero.
+    pub const fn try_exponential(base: Duration) -> Result<Self, ConfigError> {
+        if base.is_zero() {
+            return Err(ConfigError::new(
+                "the base of a backoff must be longer than zero",
+            ));
+        }
+        let cap = if base.as_nanos() > DEFAULT_CAP.as_nanos() {
+            base
+        } else {
+            DEFAULT_CAP
+        };
+        Ok(Self {
+            base,
+            factor: 2.0,
+            cap,
+            attempts: 5,
+            jitter: Jitter::None,
+            seed: None,
+        })
+    }
+
+    /// No wait is ever longer than this, with any jitter and after any number of attempts.
+    ///
+    /// It bounds a server's `Retry-After` as well: a server that asks for more ends the call, with
+    /// [`Stopped::Throttled`](crate::Stopped::Throttled).
+    ///
+    /// # Panics
+    ///
+    /// If `cap` is shorter than the base.
+    #[must_use]
+    pub const fn cap(self, cap: Duration) -> Self {
+        in_code!(self.try_cap(cap))
+    }
+
+    /// [`cap`](Self::cap) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If `cap` is shorter than the base.
+    pub const fn try_cap(mut self, cap: Duration) -> Result<Self, ConfigError> {
+        if cap.as_nanos() < self.base.as_nanos() {
+            return Err(ConfigError::new(
+                "the cap of a backoff must not be shorter than its base",
+            ));
+        }
+        self.cap = cap;
+        Ok(self)
+    }
+
+    /// How many calls to make in all: 5 is the first and four retries, 1 is no retry.
+    ///
+    /// # Panics
+    ///
+    /// If `attempts` is zero.
+    #[must_use]
+    pub const fn attempts(self, attempts: u32) -> Self {
+        in_code!(self.try_attempts(attempts))
+    }
+
+    /// [`attempts`](Self::attempts) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If `attempts` is zero.
+    pub const fn try_attempts(mut self, attempts: u32) -> Result<Self, ConfigError> {
+        if attempts == 0 {
+            return Err(ConfigError::new(
+                "a backoff needs at least one attempt: the first call",
+            ));
+        }
+        self.attempts = attempts;
+        Ok(self)
+    }
+
+    /// How many times longer each delay is than the one before.
+    ///
+    /// # Panics
+    ///
+    /// If `factor` is below 1 or not a finite number.
+    #[must_use]
+    pub const fn factor(self, factor: f64) -> Self {
+        in_code!(self.try_factor(factor))
+    }
+
+    /// [`factor`](Self::factor) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If `factor` is below 1 or not a finite number.
+    pub const fn try_factor(mut self, factor: f64) -> Result<Self, ConfigError> {
+        if !(factor.is_finite() && factor >= 1.0) {
+            return Err(ConfigError::new(
+                "the factor of a backoff must be finite and at least 1",
+            ));
+        }
+        self.factor = factor;
+        Ok(self)
+    }
+
+    /// How much of each delay is left to chance.
+    #[must_use]
+    pub const fn jitter(mut self, jitter: Jitter) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// Makes the jitter reproducible: session `n` draws the same delays in every run, and still
+    /// other ones than session `m`. Without a seed each session draws its own.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The delays of one session, in order: one fewer than there are attempts.
+    ///
+    /// With a [seed](Self::seed) these are the delays of session 0.
+    pub fn delays(&self) -> Delays {
+        self.session(0)
+    }
+
+    /// The delays of the session with this number, which matters only with a [seed](Self::seed).
+    pub fn session(&self, number: u64) -> Delays {
+        let rng = match self.seed {
+            Some(seed) => Rng::with_seed(mix(seed ^ mix(number))),
+            None => Rng::new(),
+        };
+        Delays {
+            backoff: *self,
+            next: 0,
+            before: self.base,
+            rng,
+        }
+    }
+
+    pub(crate) const fn max_attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    pub(crate) const fn longest(&self) -> Duration {
+        self.cap
+    }
+
+    /// The capped delay before retry `n` (from 0), without jitter.
+    fn envelope(&self, n: u32) -> Duration {
+        let base = self.base.as_nanos();
+        let cap = self.cap.as_nanos();
+        // Whole factors stay in integers, so that 1, 2, 4, 8 is exact however far it runs.
+        let nanos = if self.factor.fract() == 0.0 && self.factor <= f64::from(u32::MAX) {
+            let growth = (self.factor as u128).checked_pow(n);
+            growth
+                .and_then(|growth| base.checked_mul(growth))
+                .map_or(cap, |grown| grown.min(cap))
+        } else {
+            // The growth may be infinite, never NaN. A cast from float to integer saturates.
+            let growth = self.factor.powi(i32::try_from(n).unwrap_or(i32::MAX));
+            ((base as f64 * growth) as u128).min(cap)
+        };
+        from_nanos(nanos)
+    }
+}
+
+/// Iterator over the delays between the attempts of one session: see [`Backoff::delays`].
+#[derive(Debug, Clone)]
+pub struct Delays {
+    backoff: Backoff,
+    /// Retries handed out so far.
+    next: u32,
+    /// The delay before, for decorrelated jitter.
+    before: Duration,
+    rng: Rng,
+}
+
+impl Iterator for Delays {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        if self.next >= self.backoff.attempts - 1 {
+            return None;
+        }
+        let envelope = self.backoff.envelope(self.next);
+        let delay = match self.backoff.jitter {
+            Jitter::None => envelope,
+            Jitter::Full => self.draw(Duration::ZERO, envelope),
+            Jitter::Equal => self.draw(envelope / 2, envelope),
+            Jitter::Decorrelated => {
+                let top = self.before.saturating_mul(3).min(self.backoff.cap);
+                self.draw(self.backoff.base, top)
+            }
+        };
+        self.next += 1;
+        self.before = delay;
+        Some(delay)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.backoff.attempts - 1 - self.next) as usize;
+        (left, Some(left))
+    }
+}
+
+impl FusedIterator for Delays {}
+impl ExactSizeIterator for Delays {}
+
+impl Delays {
+    fn draw(&mut self, low: Duration, high: Duration) -> Duration {
+        from_nanos(self.rng.u128(low.as_nanos()..=high.as_nanos()))
+    }
+}
+
+/// The inverse of `Duration::as_nanos`, for values that came from a `Duration`.
+fn from_nanos(nanos: u128) -> Duration {
+    const SECOND: u128 = 1_000_000_000;
+    match u64::try_from(nanos / SECOND) {
+        Ok(seconds) => Duration::new(seconds, (nanos % SECOND) as u32),
+        Err(_) => Duration::MAX,
+    }
+}
+
+/// The finisher of SplitMix64: neighbouring seeds become unrelated ones.
+const fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
