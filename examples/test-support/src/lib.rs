@@ -1,1 +1,18 @@
-//! Real servers for tests: redis-server on a free port, stopped, killed and cut on purpose.
+//! What the tests of the workspace share: real servers that can be paused, killed and cut off,
+//! a harness that drops a future at each of its polls, and an allocation counter.
+//!
+//! Nothing here skips. A test that needs a server which is not installed fails and says what to
+//! install.
+
+mod allocations;
+mod drops;
+mod port;
+mod proxy;
+mod redis;
+mod resp;
+
+pub use allocations::count_allocations;
+pub use drops::drop_at_every_poll;
+pub use port::free_port;
+pub use proxy::Proxy;
+pub use redis::Redis;
