@@ -1,0 +1,156 @@
+//! The topology in force, and who follows it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+
+use crate::{ConfigError, Plan, Topology};
+
+/// The topology in force. Clones share it; routers made from it follow every update.
+///
+/// Reading never waits for an update. An update returns when all routers follow the new topology:
+/// each request that is called afterwards is routed by it.
+///
+/// ```
+/// # use seawall_shard_router::{ConfigError, Topology, TopologyHandle};
+/// let topology = Topology::slots(["s00", "s01"])?;
+/// let handle = TopologyHandle::new(topology.clone());
+/// handle.update(topology.with_shard("s02")?)?;
+/// assert_eq!(handle.current().epoch(), 2);
+///
+/// // Epochs only go up.
+/// let stale = handle.update(topology);
+/// assert_eq!(stale, Err(ConfigError::StaleEpoch { current: 2, given: 1 }));
+/// # Ok::<(), ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct TopologyHandle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    current: ArcSwap<Topology>,
+    /// Held while an update goes round, so that all followers see all updates in one order.
+    followers: Mutex<Vec<Weak<dyn Follow>>>,
+}
+
+/// Something that is told of each new topology.
+pub(crate) trait Follow: Send + Sync {
+    fn follow(&self, topology: &Arc<Topology>);
+}
+
+impl TopologyHandle {
+    /// Puts a first topology in force.
+    #[must_use]
+    pub fn new(topology: Topology) -> Self {
+        let current = ArcSwap::from_pointee(topology);
+        Self {
+            shared: Arc::new(Shared {
+                current,
+                followers: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The topology in force: a snapshot that stays as it is, whatever comes after.
+    #[must_use]
+    pub fn current(&self) -> Arc<Topology> {
+        self.shared.current.load_full()
+    }
+
+    /// Puts a newer topology in force.
+    ///
+    /// Requests that were called before keep the endpoint that was chosen for them. Services of
+    /// endpoints that stay are kept; those that are no longer listed serve what they were given
+    /// and are dropped after the last of it. The factories of the routers run in here, for new
+    /// endpoints, and must not update this topology themselves.
+    ///
+    /// # Errors
+    /// [`ConfigError::StaleEpoch`] unless its epoch is greater than that of the one in force. The
+    /// very same topology again is no error, and changes nothing.
+    pub fn update(&self, topology: Topology) -> Result<(), ConfigError> {
+        self.replace(&mut self.followers(), topology)
+    }
+
+    /// Applies a plan to the topology in force.
+    ///
+    /// # Errors
+    /// As for [`Topology::apply`].
+    pub fn apply(&self, plan: &Plan) -> Result<(), ConfigError> {
+        let mut followers = self.followers();
+        let next = self.current().apply(plan)?;
+        self.replace(&mut followers, next)
+    }
+
+    fn replace(
+        &self,
+        followers: &mut Vec<Weak<dyn Follow>>,
+        topology: Topology,
+    ) -> Result<(), ConfigError> {
+        let current = self.current();
+        if topology.epoch() <= current.epoch() {
+            let (current_epoch, given) = (current.epoch(), topology.epoch());
+            return if topology == *current {
+                Ok(())
+            } else {
+                Err(ConfigError::StaleEpoch {
+                    current: current_epoch,
+                    given,
+                })
+            };
+        }
+        let topology = Arc::new(topology);
+        self.shared.current.store(Arc::clone(&topology));
+        followers.retain(|follower| match follower.upgrade() {
+            Some(follower) => {
+                follower.follow(&topology);
+                true
+            }
+            None => false,
+        });
+        Ok(())
+    }
+
+    /// Makes a follower from the topology in force; no update comes in between.
+    pub(crate) fn attach<F: Follow + 'static>(
+        &self,
+        make: impl FnOnce(Arc<Topology>) -> F,
+    ) -> Arc<F> {
+        let mut followers = self.followers();
+        let follower = Arc::new(make(self.current()));
+        let weak: Weak<F> = Arc::downgrade(&follower);
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(weak);
+        follower
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follow>>> {
+        // A factory that panicked left followers that are whole: one of them may lag behind, and
+        // catches up with the next update.
+        self.shared
+            .followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Topology> for TopologyHandle {
+    fn from(topology: Topology) -> Self {
+        Self::new(topology)
+    }
+}
+
+impl From<&TopologyHandle> for TopologyHandle {
+    fn from(handle: &TopologyHandle) -> Self {
+        handle.clone()
+    }
+}
+
+impl fmt::Debug for TopologyHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TopologyHandle")
+            .field(&self.shared.current.load())
+            .finish()
+    }
+}
