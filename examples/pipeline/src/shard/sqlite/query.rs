@@ -1,0 +1,128 @@
+//! What is read of a shard.
+
+use rusqlite::{Connection, OptionalExtension, Result};
+
+use crate::order::OpId;
+use crate::shard::{Document, Query, State, Tally, Versioned};
+
+/// A product's version: above what is not there, and never raised.
+const CATALOGUE: u64 = 1;
+
+pub(super) fn document(db: &Connection, query: &Query) -> Result<Versioned> {
+    let found = match query {
+        Query::Order(op) => order(db, *op),
+        Query::Account(id) => db
+            .prepare_cached("SELECT orders, units, version FROM account WHERE id = ?1")?
+            .query_row([id], |row| {
+                let document = Document::Account {
+                    orders: row.get(0)?,
+                    units: row.get(1)?,
+                };
+                Ok(Versioned {
+                    version: row.get(2)?,
+                    document: Some(document),
+                })
+            })
+            .optional(),
+        Query::Product(id) => db
+            .prepare_cached("SELECT name, price_cents FROM product WHERE id = ?1")?
+            .query_row([id], |row| {
+                let document = Document::Product {
+                    name: row.get(0)?,
+                    price_cents: row.get(1)?,
+                };
+                Ok(Versioned {
+                    version: CATALOGUE,
+                    document: Some(document),
+                })
+            })
+            .optional(),
+    };
+    Ok(found?.unwrap_or(Versioned {
+        version: 0,
+        document: None,
+    }))
+}
+
+fn order(db: &Connection, op: OpId) -> Result<Option<Versioned>> {
+    db.prepare_cached(
+        "SELECT state = 'applied', class, fingerprint, item, quantity, offset FROM op WHERE op = ?1",
+    )?
+    .query_row([op.0], |row| {
+        let document = Document::Order {
+            state: if row.get(0)? { State::Applied } else { State::Dead },
+            class: row.get(1)?,
+            fingerprint: row.get(2)?,
+            item: row.get(3)?,
+            quantity: row.get(4)?,
+        };
+        Ok(Versioned { version: row.get::<_, u64>(5)? + 1, document: Some(document) })
+    })
+    .optional()
+}
+
+/// Everything at one moment.
+pub(super) fn tally(db: &mut Connection) -> Result<Tally> {
+    let moment = db.transaction()?;
+    let mut tally = Tally::default();
+    {
+        let mut select = moment.prepare("SELECT op, state = 'applied', quantity FROM op")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let op = OpId(row.get(0)?);
+            if row.get(1)? {
+                tally.applied.push((op, row.get(2)?));
+            } else {
+                tally.dead.push(op);
+            }
+        }
+        tally.letters = moment
+            .prepare("SELECT class, count(*) FROM letter GROUP BY class ORDER BY class")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_>>()?;
+        (tally.account_orders, tally.account_units) = moment.query_row(
+            "SELECT coalesce(sum(orders), 0), coalesce(sum(units), 0) FROM account",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+    }
+    Ok(tally)
+}
+
+pub(super) fn letters(db: &Connection) -> Result<u64> {
+    db.query_row("SELECT count(*) FROM letter", [], |row| row.get(0))
+}
+
+/// A dead letter as a shard keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLetter {
+    /// Its id.
+    pub id: String,
+    /// The operation, where the record could be read.
+    pub op: Option<OpId>,
+    /// Where the record stands in the log.
+    pub partition: u16,
+    /// Its offset there.
+    pub offset: u64,
+    /// Why, as a short class.
+    pub class: String,
+    /// The whole letter.
+    pub body: bytes::Bytes,
+}
+
+pub(super) fn letters_page(db: &Connection, after: &str, max: usize) -> Result<Vec<StoredLetter>> {
+    db.prepare_cached(
+        "SELECT id, op, partition, offset, class, body FROM letter WHERE id > ?1 ORDER BY id LIMIT ?2",
+    )?
+    .query_map((after, max), |row| {
+        Ok(StoredLetter {
+            id: row.get(0)?,
+            op: row.get::<_, Option<[u8; 16]>>(1)?.map(OpId),
+            partition: row.get(2)?,
+            offset: row.get(3)?,
+            class: row.get(4)?,
+            body: bytes::Bytes::copy_from_slice(row.get_ref(5)?.as_blob()?),
+        })
+    })?
+    .collect()
+}
