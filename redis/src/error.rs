@@ -57,7 +57,8 @@ impl fmt::Display for Error {
             Self::Deadline(deadline) => write!(f, "no reply from Redis within {deadline:?}"),
             Self::Open { retry_in } => write!(
                 f,
-                "Redis failed lately and is not asked again for {retry_in:?}"
+                "Redis failed lately and is not asked again for {} ms",
+                retry_in.as_millis()
             ),
             Self::Redis(_) => f.write_str("Redis failed"),
         }
@@ -113,10 +114,11 @@ fn is_outage_code(code: &str) -> bool {
     )
 }
 
-/// The same failure as an error of the `redis` crate, for a pool that gave no connection in time.
+/// A pool that gave no connection in time, as an error of the `redis` crate: like a connection that was
+/// refused, for nothing was sent.
 pub(crate) fn pool_timed_out() -> RedisError {
     io::Error::new(
-        io::ErrorKind::TimedOut,
+        io::ErrorKind::ConnectionRefused,
         "the pool gave no connection in time",
     )
     .into()
