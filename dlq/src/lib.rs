@@ -1,1 +1,124 @@
-//! A dead-letter queue as a tower layer: what finally fails is written down before it is acknowledged, and can be redriven.
+//! A dead-letter queue as a [`tower`](tower_service) layer: what finally fails is written down before
+//! it is acknowledged, and can be sent again.
+//!
+//! [`DeadLetterLayer`] keeps a cheap [`Envelope`] of each request. When the request fails for good, it
+//! writes a [`Letter`] to a [`Sink`], waits until the letter is written, and only then answers
+//! [`Outcome::DeadLettered`]. **If the letter cannot be written the call fails, and an error means:
+//! do not acknowledge.** So a request is at its source or in the sink at any time, and never nowhere.
+//!
+//! ```
+//! use std::{io, time::Duration};
+//! use bytes::Bytes;
+//! use seawall_dlq::{
+//!     BoxError, DeadLetterLayer, Envelope, Failure, MemorySink, Origin, Outcome, Queue,
+//! };
+//! use seawall_retry::{Backoff, RetryError, RetryLayer};
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//!
+//! #[derive(Clone)]
+//! struct Message { partition: u32, offset: u64, payload: Bytes }
+//!
+//! impl Message {
+//!     fn to_letter(&self) -> Envelope {
+//!         Envelope::new(Origin::log("orders", self.partition, self.offset), self.payload.clone())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let sink = MemorySink::with_capacity(10_000);
+//! let mut handler = ServiceBuilder::new()
+//!     .layer(
+//!         DeadLetterLayer::new(sink.clone())
+//!             .capture(Message::to_letter)
+//!             // The crates do not know each other: a closure says what the error knows.
+//!             .explain(|error: &BoxError| {
+//!                 let retry = RetryError::find(error)?;
+//!                 Some(
+//!                     Failure::of(&retry.source)
+//!                         .class(retry.stopped.as_str())
+//!                         .attempts(retry.attempts)
+//!                         .lasted(retry.elapsed),
+//!                 )
+//!             }),
+//!     )
+//!     .layer(RetryLayer::new(Backoff::exponential(Duration::from_secs(1)).attempts(3)))
+//!     .service(service_fn(|message: Message| async move {
+//!         match &message.payload[..] {
+//!             b"poison" => Err(io::Error::other("cannot be parsed")),
+//!             _ => Ok("applied"),
+//!         }
+//!     }));
+//!
+//! let good = Message { partition: 3, offset: 17, payload: "order".into() };
+//! let answer = handler.ready().await.unwrap().call(good).await.unwrap();
+//! assert_eq!(answer, Outcome::Done("applied"));
+//!
+//! let bad = Message { partition: 3, offset: 18, payload: "poison".into() };
+//! let answer = handler.ready().await.unwrap().call(bad).await.unwrap();
+//! let id = answer.dead_lettered().expect("the letter is written: both may be acknowledged");
+//!
+//! let letter = sink.get(id).await.unwrap().unwrap();
+//! assert_eq!(letter.origin.to_string(), "orders/3@18");
+//! assert_eq!((letter.failure.class.as_str(), letter.failure.attempts), ("exhausted", 3));
+//! assert_eq!(letter.failure.message, "cannot be parsed");
+//! # }
+//! ```
+//!
+//! # One request, one letter
+//!
+//! The id of a letter follows from where the request came from and how often it has been redriven
+//! ([`LetterId`]). A request that dies again before it was acknowledged, after a crash for one, finds
+//! its letter in the sink: [`Written::Repeat`]. A redriven copy that dies again is of another
+//! generation, and so another letter.
+//!
+//! # What is dead
+//!
+//! By default every error; [`dispose`](DeadLetterLayer::dispose) can give those that may pass (a shard
+//! that is down, say) to the caller instead, who pauses and tries again. A panic in the service is
+//! caught and is dead, always: it would come again with the next delivery.
+//!
+//! # Sending letters again
+//!
+//! [`Redrive`] sends letters back as copies of the next generation, at a rate, and removes each only
+//! when its copy is known to be written. [`Queue`] is what it reads from, and what people can list.
+//!
+//! # Order
+//!
+//! Dead letters belong outside retry, so that only what is final is dead. A panic passes through
+//! retry, so it is dead after one attempt.
+//!
+//! # Features
+//!
+//! - `file`: `FileSink`, checksummed and synced before the answer (Unix).
+//! - `tracing`, `metrics`: an event and a counter for each letter, and the depth as a gauge.
+
+mod capture;
+mod clock;
+mod error;
+mod fingerprint;
+mod future;
+mod json;
+mod layer;
+mod letter;
+mod origin;
+mod redrive;
+mod service;
+mod sink;
+mod telemetry;
+
+pub use capture::{Capture, Disposition, NoCapture, Outcome};
+pub use clock::{SystemClock, WallClock};
+pub use error::{ConfigError, NotWritten, Panicked, SinkError};
+pub use fingerprint::{Fingerprint, ParseFingerprintError};
+pub use future::ResponseFuture;
+pub use json::DecodeError;
+pub use layer::DeadLetterLayer;
+pub use letter::{Envelope, Failure, GENERATION_HEADER, Letter, ORIGIN_HEADER};
+pub use origin::{LetterId, Origin, ParseIdError};
+pub use redrive::{Redrive, RedriveError, RedriveReason, Summary};
+pub use service::DeadLetter;
+pub use sink::{Cursor, Depth, Filter, Page, Queue, Sink, Span, Written, memory::MemorySink};
+
+/// The error of a layered service: any error, boxed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

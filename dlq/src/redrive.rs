@@ -1,0 +1,383 @@
+//! Sending letters back to where they came from.
+
+use std::{
+    error::Error,
+    fmt,
+    future::{Future, poll_fn},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+use tower_service::Service;
+
+use crate::{
+    BoxError, ConfigError, Filter, Letter, LetterId, Queue, SinkError, Span, error::in_code,
+    telemetry,
+};
+
+/// How many letters are read at once.
+const PAGE: usize = 100;
+const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How much of a delay is made up for: more than the tick of the timer, or high rates would be missed.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
+type Progress = dyn FnMut(&Summary) + Send;
+
+/// Sends letters again: each as a copy of the next generation, and removes a letter only when the copy
+/// is known to be written.
+///
+/// Interrupted at any point it loses nothing: what was sent and not yet removed is sent again by the
+/// next run, with the same id. Run it again to resume.
+///
+/// A run takes the letters that are there when it begins, oldest first and one at a time, so that
+/// letters of one key stay in order. Copies that die meanwhile are left for the next run.
+///
+/// # Default
+///
+/// All letters, at 100 a second, up to generation 10, until 10 in a row have failed.
+///
+/// # Example
+///
+/// ```
+/// use seawall_dlq::{BoxError, Envelope, Failure, Letter, MemorySink, Origin, Queue, Redrive, Sink};
+/// use std::time::SystemTime;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let sink = MemorySink::with_capacity(100);
+/// let envelope = Envelope::new(Origin::log("orders", 3, 17), "payload");
+/// let letter = Letter::new(envelope, Failure::new("timeout", "slow"), SystemTime::now());
+/// sink.write(letter).await.unwrap();
+///
+/// let summary = Redrive::new(sink.clone())
+///     .run(|copy: Letter| async move {
+///         assert_eq!((copy.generation, &copy.payload[..]), (1, &b"payload"[..]));
+///         Ok::<(), BoxError>(()) // produced, and known to be
+///     })
+///     .await
+///     .unwrap();
+/// assert_eq!(summary.redriven, 1);
+/// assert_eq!(sink.depth().await.unwrap().letters, 0);
+/// # }
+/// ```
+#[must_use = "a redrive does nothing until it is run"]
+pub struct Redrive<Q> {
+    queue: Q,
+    filter: Filter,
+    limit: u64,
+    interval: Duration,
+    loop_cap: u32,
+    give_up_after: u32,
+    dry_run: bool,
+    progress: Option<Box<Progress>>,
+}
+
+impl<Q: Queue> Redrive<Q> {
+    /// Takes letters from this queue.
+    pub fn new(queue: Q) -> Self {
+        Self {
+            queue,
+            filter: Filter::all(),
+            limit: u64::MAX,
+            interval: Duration::from_millis(10),
+            loop_cap: 10,
+            give_up_after: 10,
+            dry_run: false,
+            progress: None,
+        }
+    }
+
+    /// Only letters that match.
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// At most so many letters.
+    pub fn limit(mut self, letters: u64) -> Self {
+        self.limit = letters;
+        self
+    }
+
+    /// At most so many letters a second, evenly spaced. What falls behind is made up for by up to 50 ms.
+    ///
+    /// # Panics
+    ///
+    /// If it is not finite, or below one letter a day.
+    pub fn per_second(self, letters: f64) -> Self {
+        in_code!(self.try_per_second(letters))
+    }
+
+    /// [`per_second`](Self::per_second) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If it is not finite, or below one letter a day.
+    pub fn try_per_second(mut self, letters: f64) -> Result<Self, ConfigError> {
+        const WRONG: ConfigError =
+            ConfigError::new("the rate of a redrive must be finite, and at least one letter a day");
+        if !(letters.is_finite() && letters > 0.0) {
+            return Err(WRONG);
+        }
+        let interval = Duration::try_from_secs_f64(1.0 / letters).map_err(|_| WRONG)?;
+        if interval > LONGEST_INTERVAL {
+            return Err(WRONG);
+        }
+        self.interval = interval;
+        Ok(self)
+    }
+
+    /// Leaves letters where they are that have been redriven so often already: they go in circles.
+    pub fn loop_cap(mut self, generations: u32) -> Self {
+        self.loop_cap = generations;
+        self
+    }
+
+    /// Stops when so many letters in a row could not be sent.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    pub fn give_up_after(self, failures: u32) -> Self {
+        in_code!(self.try_give_up_after(failures))
+    }
+
+    /// [`give_up_after`](Self::give_up_after) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If it is zero.
+    pub fn try_give_up_after(mut self, failures: u32) -> Result<Self, ConfigError> {
+        if failures == 0 {
+            return Err(ConfigError::new(
+                "a redrive cannot give up before its first failure",
+            ));
+        }
+        self.give_up_after = failures;
+        Ok(self)
+    }
+
+    /// Sends nothing and removes nothing: only counts what a run would send.
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Is told how far the run has come after each letter.
+    pub fn progress(mut self, progress: impl FnMut(&Summary) + Send + 'static) -> Self {
+        self.progress = Some(Box::new(progress));
+        self
+    }
+
+    /// Sends each copy through `send`, which answers when the copy is known to be written.
+    ///
+    /// # Errors
+    ///
+    /// If the queue fails, or too many letters in a row could not be sent.
+    pub async fn run<F, Fut, T, E>(self, send: F) -> Result<Summary, RedriveError>
+    where
+        F: FnMut(Letter) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        self.through(SendFn(send)).await
+    }
+
+    /// Sends each copy through a service, readied before each, which answers when the copy is known
+    /// to be written.
+    ///
+    /// # Errors
+    ///
+    /// If the queue fails, or too many letters in a row could not be sent.
+    pub async fn through<S>(mut self, mut service: S) -> Result<Summary, RedriveError>
+    where
+        S: Service<Letter>,
+        S::Error: Into<BoxError>,
+    {
+        let mut summary = Summary::default();
+        match self.drive(&mut summary, &mut service).await {
+            Ok(()) => Ok(summary),
+            Err(reason) => Err(RedriveError { summary, reason }),
+        }
+    }
+
+    async fn drive<S>(
+        &mut self,
+        summary: &mut Summary,
+        service: &mut S,
+    ) -> Result<(), RedriveReason>
+    where
+        S: Service<Letter>,
+        S::Error: Into<BoxError>,
+    {
+        let depth = self.queue.depth().await?;
+        summary.total = depth.letters;
+        let mut span = Span {
+            after: None,
+            until: depth.end,
+        };
+        let mut failures = 0;
+        let mut next_at = Instant::now();
+        // A queue that is empty, and has always been, has no end.
+        while span.until.is_some() {
+            let page = self.queue.list(&self.filter, &span, PAGE).await?;
+            for letter in page.letters {
+                if summary.redriven + summary.failed >= self.limit {
+                    return Ok(());
+                }
+                summary.matched += 1;
+                if letter.generation >= self.loop_cap {
+                    summary.looping += 1;
+                } else if self.dry_run {
+                    summary.redriven += 1;
+                } else {
+                    sleep_until(next_at).await;
+                    let now = Instant::now();
+                    next_at =
+                        (next_at + self.interval).max(now.checked_sub(CATCH_UP).unwrap_or(now));
+                    let id = letter.id();
+                    match send(service, letter.redriven()).await {
+                        Ok(()) => {
+                            // Exactly the letter that was read. If somebody else removed it, fine.
+                            self.queue.remove(id).await?;
+                            telemetry::redriven(id);
+                            summary.redriven += 1;
+                            failures = 0;
+                        }
+                        Err(error) => {
+                            summary.failed += 1;
+                            failures += 1;
+                            if failures >= self.give_up_after {
+                                return Err(RedriveReason::NotSent { id, error });
+                            }
+                        }
+                    }
+                }
+                if let Some(progress) = &mut self.progress {
+                    progress(summary);
+                }
+            }
+            if page.next.is_none() {
+                break;
+            }
+            span.after = page.next;
+        }
+        Ok(())
+    }
+}
+
+/// The service is readied for each letter: where the target is out, a letter fails, not the run.
+async fn send<S>(service: &mut S, copy: Letter) -> Result<(), BoxError>
+where
+    S: Service<Letter>,
+    S::Error: Into<BoxError>,
+{
+    poll_fn(|cx| service.poll_ready(cx))
+        .await
+        .map_err(Into::into)?;
+    service.call(copy).await.map(drop).map_err(Into::into)
+}
+
+/// A closure as a service that is always ready.
+struct SendFn<F>(F);
+
+impl<F, Fut, T, E> Service<Letter> for SendFn<F>
+where
+    F: FnMut(Letter) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    type Response = T;
+    type Error = E;
+    type Future = Fut;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, copy: Letter) -> Fut {
+        (self.0)(copy)
+    }
+}
+
+impl<Q> fmt::Debug for Redrive<Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redrive")
+            .field("filter", &self.filter)
+            .field("limit", &self.limit)
+            .field("interval", &self.interval)
+            .field("loop_cap", &self.loop_cap)
+            .field("give_up_after", &self.give_up_after)
+            .field("dry_run", &self.dry_run)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a redrive has done, so far or in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Letters in the queue when it began, matching or not.
+    pub total: u64,
+    /// Letters looked at that match the filter.
+    pub matched: u64,
+    /// Letters sent and removed. In a dry run: letters that would be.
+    pub redriven: u64,
+    /// Letters that could not be sent. They are still in the queue.
+    pub failed: u64,
+    /// Letters left alone because they have been redriven as often as the loop cap allows.
+    pub looping: u64,
+}
+
+/// A redrive stopped before its end. Every letter is in the queue, or sent and removed, or both sent
+/// and in the queue.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RedriveError {
+    /// What it had done by then.
+    pub summary: Summary,
+    /// Why it stopped.
+    pub reason: RedriveReason,
+}
+
+/// Why a redrive stopped.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RedriveReason {
+    /// The queue could not be read, or a letter could not be removed from it.
+    Queue(SinkError),
+    /// Too many letters in a row could not be sent. This is the last of them.
+    NotSent {
+        /// The letter, still in the queue.
+        id: LetterId,
+        /// Why it could not be sent.
+        error: BoxError,
+    },
+}
+
+impl From<SinkError> for RedriveReason {
+    fn from(error: SinkError) -> Self {
+        Self::Queue(error)
+    }
+}
+
+impl fmt::Display for RedriveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sent = self.summary.redriven;
+        match &self.reason {
+            RedriveReason::Queue(_) => write!(f, "the queue failed after {sent} letters"),
+            RedriveReason::NotSent { id, .. } => {
+                write!(f, "letter {id} could not be sent, after {sent} that were")
+            }
+        }
+    }
+}
+
+impl Error for RedriveError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.reason {
+            RedriveReason::Queue(error) => Some(error),
+            RedriveReason::NotSent { error, .. } => Some(&**error),
+        }
+    }
+}
