@@ -1,0 +1,180 @@
+use std::fmt;
+
+use crate::key::Key;
+use crate::rule::{MAX_RULES, Policy};
+use crate::window::{Outcome, Wait};
+
+/// What one request asks of one rule.
+#[derive(Debug)]
+pub struct Charge<'a, S> {
+    pub(crate) number: u8,
+    pub(crate) policy: &'a Policy,
+    pub(crate) scope: &'a S,
+    pub(crate) key: Key<'a>,
+    pub(crate) cost: u32,
+}
+
+// By hand: a copy of the reference needs no copy of the scope.
+impl<S> Clone for Charge<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Charge<'_, S> {}
+
+impl<'a, S> Charge<'a, S> {
+    /// The rule's place in its layer.
+    #[must_use]
+    pub const fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// The rule's name and quota.
+    #[must_use]
+    pub const fn policy(&self) -> &'a Policy {
+        self.policy
+    }
+
+    /// What the store keeps for the rule.
+    #[must_use]
+    pub const fn scope(&self) -> &'a S {
+        self.scope
+    }
+
+    /// Whose quota it is.
+    #[must_use]
+    pub const fn key(&self) -> Key<'a> {
+        self.key
+    }
+
+    /// Units to take, at most the quota's limit.
+    #[must_use]
+    pub const fn cost(&self) -> u32 {
+        self.cost
+    }
+}
+
+/// What one request asks of all rules that apply to it. No two are of one rule.
+pub struct Charges<'a, S> {
+    list: [Option<Charge<'a, S>>; MAX_RULES],
+    len: usize,
+}
+
+impl<'a, S> Charges<'a, S> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            list: [const { None }; MAX_RULES],
+            len: 0,
+        }
+    }
+
+    pub(crate) fn push(&mut self, charge: Charge<'a, S>) {
+        self.list[self.len] = Some(charge);
+        self.len += 1;
+    }
+
+    /// How many rules apply.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no rule applies.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Each of them, in the order of the layer's rules.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Charge<'a, S>> {
+        self.list[..self.len]
+            .iter()
+            .map(|charge| charge.expect("those before the length are set"))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Charges<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// What all rules together say to one request: it passes if it passes each of them.
+#[derive(Clone, Copy)]
+pub struct Decision {
+    outcomes: [Outcome; MAX_RULES],
+    rules: [u8; MAX_RULES],
+    len: u8,
+    degraded: bool,
+}
+
+impl Decision {
+    /// The decision for a request to which no rule applies: it passes.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            outcomes: [Outcome::new(0, 0, 0, Wait::None); MAX_RULES],
+            rules: [0; MAX_RULES],
+            len: 0,
+            degraded: false,
+        }
+    }
+
+    /// Adds what a rule says, by the rule's [number](Charge::number).
+    ///
+    /// # Panics
+    ///
+    /// When there are as many as a layer can have rules.
+    pub fn push(&mut self, rule: u8, outcome: Outcome) {
+        let place = usize::from(self.len);
+        self.outcomes[place] = outcome;
+        self.rules[place] = rule;
+        self.len += 1;
+    }
+
+    /// Marks a decision that was not made by the shared counters, since those were out of reach.
+    #[must_use]
+    pub const fn degraded(mut self) -> Self {
+        self.degraded = true;
+        self
+    }
+
+    /// Whether the request passes all rules.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.iter().all(|(_, outcome)| outcome.passes())
+    }
+
+    /// Whether it was made without the shared counters.
+    #[must_use]
+    pub const fn is_degraded(&self) -> bool {
+        self.degraded
+    }
+
+    /// The number of each rule that applied, and what it says.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Outcome)> + '_ {
+        let len = usize::from(self.len);
+        let rules = self.rules[..len].iter().map(|&rule| usize::from(rule));
+        rules.zip(self.outcomes[..len].iter().copied())
+    }
+}
+
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("passes", &self.passes())
+            .field("degraded", &self.degraded)
+            .field("outcomes", &self.iter().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// A decision, at once where the store has it at hand.
+#[derive(Debug)]
+pub enum Verdict<F> {
+    /// It is made.
+    Now(Decision),
+    /// It will be.
+    Later(F),
+}

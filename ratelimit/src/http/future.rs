@@ -1,0 +1,79 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::Response;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::LimitBody;
+use super::{Fields, fields};
+use crate::decision::Decision;
+use crate::future::{Call, Ended};
+use crate::limiter::Limiter;
+use crate::store::Store;
+
+pin_project! {
+    /// The response of the service with what it has to say of the limits, or the refusal.
+    pub struct HttpFuture<S: Service<Req>, Req, St: Store, Rs> {
+        #[pin]
+        call: Call<S, Req, St, Rs, Decision>,
+        limiter: Arc<Limiter<St, Rs>>,
+        fields: Fields,
+    }
+}
+
+impl<S: Service<Req>, Req, St: Store, Rs> HttpFuture<S, Req, St, Rs> {
+    pub(super) fn new(
+        call: Call<S, Req, St, Rs, Decision>,
+        limiter: &Arc<Limiter<St, Rs>>,
+        fields: Fields,
+    ) -> Self {
+        Self {
+            call,
+            limiter: Arc::clone(limiter),
+            fields,
+        }
+    }
+}
+
+impl<S, Req, B, St, Rs> Future for HttpFuture<S, Req, St, Rs>
+where
+    S: Service<Req, Response = Response<B>>,
+    St: Store,
+{
+    type Output = Result<Response<LimitBody<B>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (mut response, decision, told) = match ready!(this.call.poll(cx)) {
+            Ended::Answered(answer, decision) => {
+                let told = *this.fields == Fields::Always;
+                (answer?.map(LimitBody::inner), Some(decision), told)
+            }
+            Ended::Refused(error, decision) => {
+                let told = *this.fields != Fields::Never;
+                (fields::refusal(&error), decision, told)
+            }
+        };
+        if let (Some(decision), true) = (decision, told) {
+            let limiter = &**this.limiter;
+            let policy = limiter.policy_field();
+            fields::tell(
+                response.headers_mut(),
+                policy,
+                limiter.policies(),
+                &decision,
+            );
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<S: Service<Req>, Req, St: Store, Rs> fmt::Debug for HttpFuture<S, Req, St, Rs> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,104 @@
+//! Refusals as responses, and keys from HTTP requests.
+
+mod body;
+mod client_ip;
+mod fields;
+mod future;
+
+use std::task::{Context, Poll};
+
+use http::{HeaderName, Request, Response};
+use tower_service::Service;
+
+pub use self::body::LimitBody;
+pub use self::client_ip::{ClientIp, FromExtensions, Peer};
+pub(crate) use self::fields::policy_field;
+pub use self::future::HttpFuture;
+use crate::key::{Extract, Key};
+use crate::layer::RateLimitLayer;
+use crate::rule::{Apply, Rules};
+use crate::service::RateLimit;
+use crate::store::Store;
+
+/// Refusals are responses, and responses say what is left. Made by
+/// [`RateLimitLayer::http`].
+#[derive(Clone, Copy, Debug)]
+pub struct Respond {
+    fields: Fields,
+}
+
+/// Which responses carry the fields `RateLimit-Policy` and `RateLimit`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fields {
+    /// All of them. It costs one allocation and two field lines a response.
+    #[default]
+    Always,
+    /// Those of refused requests.
+    OnRefusal,
+    /// None. `Retry-After` is still there.
+    Never,
+}
+
+impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
+    /// Answers refused requests instead of failing, so that the error stays that of the inner service
+    /// (for axum, `Infallible`).
+    ///
+    /// - Over a limit: 429 with `Retry-After` in whole seconds, rounded up. A cost above the limit: 429
+    ///   without it, for no waiting helps.
+    /// - A store that cannot decide and is not told to let pass: 503.
+    /// - The body is `application/problem+json`; for 429 of the type `quota-exceeded`, with the rules in
+    ///   `violated-policies`.
+    /// - All responses get `RateLimit-Policy` (the rules' quotas `q` and windows `w` in seconds) and
+    ///   `RateLimit` (units left, `r`, and seconds until the whole quota is back, `t`), unless
+    ///   [`fields`](RateLimitLayer::fields) says otherwise.
+    pub fn http(self) -> RateLimitLayer<St, Rs, Respond> {
+        RateLimitLayer {
+            store: self.store,
+            rules: self.rules,
+            policies: self.policies,
+            mode: Respond {
+                fields: Fields::default(),
+            },
+        }
+    }
+}
+
+impl<St, Rs> RateLimitLayer<St, Rs, Respond> {
+    /// Which responses tell of the limits; all by default.
+    pub fn fields(mut self, fields: Fields) -> Self {
+        self.mode.fields = fields;
+        self
+    }
+}
+
+impl<S, Req, B, St, Rs> Service<Req> for RateLimit<S, St, Rs, Respond>
+where
+    S: Service<Req, Response = Response<B>> + Clone,
+    St: Store,
+    Rs: Apply<Req>,
+{
+    type Response = Response<LimitBody<B>>;
+    type Error = S::Error;
+    type Future = HttpFuture<S, Req, St, Rs>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        HttpFuture::new(self.start(request), &self.limiter, self.mode.fields)
+    }
+}
+
+/// The value of this field: its last line, should it be repeated, since that is the one which the
+/// nearest proxy wrote. The rule does not apply to requests without the field, so put one by address
+/// beside it.
+impl<B> Extract<Request<B>> for HeaderName {
+    fn extract<'a>(&'a self, request: &'a Request<B>) -> Option<Key<'a>> {
+        let lines = request.headers().get_all(self);
+        lines
+            .iter()
+            .next_back()
+            .map(|value| value.as_bytes().into())
+    }
+}

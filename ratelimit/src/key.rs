@@ -1,0 +1,146 @@
+use std::net::IpAddr;
+
+/// Who is limited: the value whose requests share one quota under a rule.
+///
+/// Made from text, bytes, a number or an address. The bytes are only read while a decision is made:
+/// stores keep a hash of fixed size, whatever comes from outside. Values of different kinds are never
+/// the same key, even if their bytes are.
+///
+/// ```
+/// use seawall_ratelimit::Key;
+///
+/// let tenant = Key::from("acme");
+/// assert_eq!(tenant.as_bytes(), b"acme");
+/// assert_ne!(Key::from(7_u64), Key::from(7_u64.to_le_bytes().as_slice()));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key<'a>(Kind<'a>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind<'a> {
+    Everyone,
+    Bytes(&'a [u8]),
+    Number([u8; 8]),
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+impl Key<'_> {
+    /// The one key of a rule that limits everyone together.
+    pub const EVERYONE: Key<'static> = Key(Kind::Everyone);
+
+    /// The value as bytes, for a store to hash together with [`kind`](Key::kind).
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Everyone => &[],
+            Kind::Bytes(bytes) => bytes,
+            Kind::Number(bytes) => bytes,
+            Kind::V4(bytes) => bytes,
+            Kind::V6(bytes) => bytes,
+        }
+    }
+
+    /// Which kind of value the bytes are.
+    #[must_use]
+    pub const fn kind(&self) -> u8 {
+        match self.0 {
+            Kind::Everyone => 0,
+            Kind::Bytes(_) => 1,
+            Kind::Number(_) => 2,
+            Kind::V4(_) => 3,
+            Kind::V6(_) => 4,
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Key<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self(Kind::Bytes(bytes))
+    }
+}
+
+impl<'a> From<&'a str> for Key<'a> {
+    fn from(text: &'a str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl<'a> From<&'a String> for Key<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl From<u64> for Key<'_> {
+    fn from(number: u64) -> Self {
+        Self(Kind::Number(number.to_le_bytes()))
+    }
+}
+
+/// The address as it is; [`ClientIp`](crate::ClientIp) limits IPv6 by network.
+impl From<IpAddr> for Key<'_> {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(Kind::V4(address.octets())),
+            IpAddr::V6(address) => Self(Kind::V6(address.octets())),
+        }
+    }
+}
+
+/// Finds the key of a request, or says that the rule does not apply to it.
+///
+/// Ready-made ones go into [`Rule::by`](crate::Rule::by); a closure goes into
+/// [`Rule::key`](crate::Rule::key) or [`Rule::key_if`](crate::Rule::key_if).
+pub trait Extract<Req> {
+    /// The key, or `None` if this request is not to be limited by the rule.
+    fn extract<'a>(&'a self, request: &'a Req) -> Option<Key<'a>>;
+}
+
+/// One quota for all requests together: what a rule does until it is told whom to limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Everyone;
+
+impl<Req> Extract<Req> for Everyone {
+    fn extract<'a>(&'a self, _: &'a Req) -> Option<Key<'a>> {
+        Some(Key::EVERYONE)
+    }
+}
+
+/// A closure that always finds a key; made by [`Rule::key`](crate::Rule::key).
+#[derive(Clone, Copy)]
+pub struct ByKey<F>(pub(crate) F);
+
+impl<Req, F> Extract<Req> for ByKey<F>
+where
+    F: for<'a> Fn(&'a Req) -> Key<'a>,
+{
+    fn extract<'a>(&'a self, request: &'a Req) -> Option<Key<'a>> {
+        Some((self.0)(request))
+    }
+}
+
+/// A closure that may find no key; made by [`Rule::key_if`](crate::Rule::key_if).
+#[derive(Clone, Copy)]
+pub struct ByKeyIf<F>(pub(crate) F);
+
+impl<Req, F> Extract<Req> for ByKeyIf<F>
+where
+    F: for<'a> Fn(&'a Req) -> Option<Key<'a>>,
+{
+    fn extract<'a>(&'a self, request: &'a Req) -> Option<Key<'a>> {
+        (self.0)(request)
+    }
+}
+
+impl<F> std::fmt::Debug for ByKey<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ByKey").finish_non_exhaustive()
+    }
+}
+
+impl<F> std::fmt::Debug for ByKeyIf<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ByKeyIf").finish_non_exhaustive()
+    }
+}

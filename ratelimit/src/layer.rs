@@ -1,0 +1,212 @@
+use std::fmt;
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use crate::decision::Verdict;
+use crate::error::{ConfigError, RateLimitError};
+use crate::limiter::Limiter;
+use crate::rule::{Apply, MAX_RULES, Policy, Rule, Rules};
+use crate::service::RateLimit;
+use crate::store::Store;
+
+/// Refusals are errors: [`RateLimitError`], boxed.
+#[derive(Clone, Copy, Debug)]
+pub struct Fail;
+
+/// Holds requests to the quotas of its [rules](Rule), in front of any [`Service`](tower_service::Service).
+///
+/// A request meets all rules at once: it is counted under each of them or, if one has no room, under
+/// none. A refused request never reaches the service, and its error is a [`RateLimitError`]; with the
+/// `http` feature, [`http`](RateLimitLayer::http) makes it a response instead.
+///
+/// The counters live in the store: all services made by one layer, and by its clones, share them.
+///
+/// ```
+/// use seawall_ratelimit::{BoxError, MemoryStore, Quota, RateLimitError, RateLimitLayer, Rule};
+/// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// struct Job { tenant: u64 }
+///
+/// let mut service = ServiceBuilder::new()
+///     .layer(
+///         RateLimitLayer::new(MemoryStore::with_capacity(100_000))
+///             .rule(Rule::new("tenant", Quota::per_second(2)).key(|job: &Job| job.tenant.into()))
+///             .rule(Rule::new("all", Quota::per_second(1_000))),
+///     )
+///     .service(service_fn(async |job: Job| Ok::<_, BoxError>(job.tenant)));
+///
+/// assert_eq!(service.ready().await?.call(Job { tenant: 7 }).await?, 7);
+/// assert_eq!(service.ready().await?.call(Job { tenant: 7 }).await?, 7);
+///
+/// let refused = service.ready().await?.call(Job { tenant: 7 }).await.unwrap_err();
+/// let Some(RateLimitError::Refused(refused)) = RateLimitError::find(&refused) else { panic!() };
+/// assert_eq!(refused.violations()[0].rule, "tenant");
+/// assert!(refused.retry_after() > Some(std::time::Duration::from_secs(1)));
+///
+/// assert_eq!(service.ready().await?.call(Job { tenant: 8 }).await?, 8);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct RateLimitLayer<St, Rs = (), M = Fail> {
+    pub(crate) store: St,
+    pub(crate) rules: Rs,
+    pub(crate) policies: Vec<Policy>,
+    pub(crate) mode: M,
+}
+
+impl<St: Store> RateLimitLayer<St> {
+    /// No rule yet: everything passes.
+    pub const fn new(store: St) -> Self {
+        Self {
+            store,
+            rules: (),
+            policies: Vec::new(),
+            mode: Fail,
+        }
+    }
+}
+
+impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
+    /// Adds a rule.
+    ///
+    /// # Panics
+    ///
+    /// When the layer has a rule of that name, or [`MAX_RULES`] rules.
+    pub fn rule<K, C>(self, rule: Rule<K, C>) -> RateLimitLayer<St, (Rs, Arc<Rule<K, C>>), M> {
+        match self.try_rule(rule) {
+            Ok(layer) => layer,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// [`rule`](RateLimitLayer::rule) for rules that come from outside the code.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong where `rule` panics.
+    pub fn try_rule<K, C>(
+        mut self,
+        rule: Rule<K, C>,
+    ) -> Result<RateLimitLayer<St, (Rs, Arc<Rule<K, C>>), M>, ConfigError> {
+        let name = rule.policy.name();
+        if self.policies.iter().any(|policy| policy.name() == name) {
+            return Err(ConfigError::DuplicateRule(name.to_owned()));
+        }
+        if Rs::LEN == MAX_RULES {
+            return Err(ConfigError::TooManyRules);
+        }
+        self.policies.push(rule.policy.clone());
+        Ok(RateLimitLayer {
+            store: self.store,
+            rules: (self.rules, Arc::new(rule)),
+            policies: self.policies,
+            mode: self.mode,
+        })
+    }
+
+    /// Name and quota of each rule, in their order.
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
+    pub(crate) fn limiter(&self) -> Limiter<St, Rs> {
+        Limiter::new(self.store.clone(), self.rules.clone(), &self.policies)
+    }
+
+    /// The decisions of this layer without a service behind them.
+    pub fn checker(&self) -> Checker<St, Rs> {
+        Checker {
+            limiter: Arc::new(self.limiter()),
+        }
+    }
+}
+
+impl<S, St: Store, Rs: Rules, M: Clone> Layer<S> for RateLimitLayer<St, Rs, M> {
+    type Service = RateLimit<S, St, Rs, M>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RateLimit {
+            inner,
+            limiter: Arc::new(self.limiter()),
+            mode: self.mode.clone(),
+        }
+    }
+}
+
+impl<St, Rs, M> fmt::Debug for RateLimitLayer<St, Rs, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer")
+            .field("policies", &self.policies)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decides about requests on its own, for those who have no [`Service`](tower_service::Service) to
+/// put a layer around. Made by [`RateLimitLayer::checker`]; shares the counters of its layer.
+///
+/// ```
+/// use seawall_ratelimit::{MemoryStore, Quota, RateLimitLayer, Rule};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let logins = RateLimitLayer::new(MemoryStore::with_capacity(10_000))
+///     .rule(Rule::new("login", Quota::per_minute(1)).key(|name: &String| name.into()))
+///     .checker();
+/// let name = String::from("ada");
+/// assert!(logins.check(&name).await.is_ok());
+/// assert!(logins.check(&name).await.is_err());
+/// # }
+/// ```
+pub struct Checker<St: Store, Rs> {
+    limiter: Arc<Limiter<St, Rs>>,
+}
+
+impl<St: Store, Rs> Checker<St, Rs> {
+    /// Counts the request, or says why it is refused.
+    ///
+    /// # Errors
+    ///
+    /// The error of the layer: over a limit, a cost above the limit, or a store that does not answer.
+    pub async fn check<Req>(&self, request: &Req) -> Result<(), RateLimitError>
+    where
+        Rs: Apply<Req>,
+    {
+        let decision = match self.limiter.decide(request)? {
+            Verdict::Now(decision) => decision,
+            Verdict::Later(deciding) => deciding.await.map_err(RateLimitError::Store)?,
+        };
+        self.limiter.judge(&decision)
+    }
+
+    /// The store's verdict, at once where it is at hand.
+    ///
+    /// # Errors
+    ///
+    /// A cost above the limit; then nothing was counted.
+    pub fn decide<Req>(&self, request: &Req) -> Result<Verdict<St::Deciding>, RateLimitError>
+    where
+        Rs: Apply<Req>,
+    {
+        self.limiter.decide(request)
+    }
+}
+
+// By hand: nothing behind the pointer needs to be cloned.
+impl<St: Store, Rs> Clone for Checker<St, Rs> {
+    fn clone(&self) -> Self {
+        Self {
+            limiter: Arc::clone(&self.limiter),
+        }
+    }
+}
+
+impl<St: Store, Rs> fmt::Debug for Checker<St, Rs> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Checker").field(&self.limiter).finish()
+    }
+}

@@ -1,0 +1,97 @@
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use crate::decision::Verdict;
+use crate::error::BoxError;
+use crate::future::{Call, Keep, ResponseFuture};
+use crate::layer::Fail;
+use crate::limiter::Limiter;
+use crate::rule::Apply;
+use crate::store::Store;
+
+/// A service whose requests are held to quotas. Made by [`RateLimitLayer`](crate::RateLimitLayer).
+///
+/// # Readiness
+///
+/// It is ready when the inner service is, and `call` uses the instance that was readied: in place if
+/// the store decides at once. If the decision is awaited, the instance moves into the future and a
+/// clone takes its place; after a refusal it is dropped there, which gives back what it had reserved.
+pub struct RateLimit<S, St: Store, Rs, M = Fail> {
+    pub(crate) inner: S,
+    pub(crate) limiter: Arc<Limiter<St, Rs>>,
+    pub(crate) mode: M,
+}
+
+impl<S, St: Store, Rs, M> RateLimit<S, St, Rs, M> {
+    /// Decides, and calls the inner service at once if that is possible.
+    pub(crate) fn start<Req, K: Keep>(&mut self, request: Req) -> Call<S, Req, St, Rs, K>
+    where
+        S: Service<Req> + Clone,
+        Rs: Apply<Req>,
+    {
+        match self.limiter.decide(&request) {
+            Ok(Verdict::Now(decision)) => match self.limiter.judge(&decision) {
+                Ok(()) => Call::Calling {
+                    future: self.inner.call(request),
+                    kept: K::keep(decision),
+                },
+                Err(error) => Call::Refused {
+                    error,
+                    kept: Some(K::keep(decision)),
+                },
+            },
+            Ok(Verdict::Later(deciding)) => {
+                let next = self.inner.clone();
+                Call::Deciding {
+                    deciding,
+                    limiter: Arc::clone(&self.limiter),
+                    service: mem::replace(&mut self.inner, next),
+                    request,
+                }
+            }
+            Err(error) => Call::Refused { error, kept: None },
+        }
+    }
+}
+
+impl<S, Req, St, Rs> Service<Req> for RateLimit<S, St, Rs, Fail>
+where
+    S: Service<Req, Error: Into<BoxError>> + Clone,
+    St: Store,
+    Rs: Apply<Req>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, Req, St, Rs>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        ResponseFuture::new(self.start(request))
+    }
+}
+
+impl<S: Clone, St: Store, Rs, M: Clone> Clone for RateLimit<S, St, Rs, M> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            limiter: Arc::clone(&self.limiter),
+            mode: self.mode.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, St: Store, Rs, M> fmt::Debug for RateLimit<S, St, Rs, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimit")
+            .field("inner", &self.inner)
+            .field("rules", &self.limiter)
+            .finish()
+    }
+}

@@ -1,0 +1,120 @@
+//! What happens to requests about which Redis does not decide.
+
+use super::Asked;
+use crate::decision::{Charge, Charges, Decision};
+use crate::error::{ConfigError, StoreError};
+use crate::quota::Quota;
+use crate::rule::{Policy, Rule};
+use crate::store::Store;
+use crate::store::memory::{MemoryScope, MemoryStore};
+use crate::telemetry;
+
+/// How many keys of a rule the local stand-in tells apart.
+const LOCAL_KEYS: usize = 100_000;
+
+/// What to do with a request when the store does not decide: it is out of reach or too slow, its breaker
+/// is open, or a foreign value lies under a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Outage {
+    /// Refuse it, as [`RateLimitError::Store`](crate::RateLimitError::Store) or 503: no limit is ever
+    /// exceeded. The default, for a limit that protects something.
+    #[default]
+    Closed,
+    /// Let it pass without counting it: nobody is refused because of the limiter.
+    Open,
+    /// Hold it to a share of each quota in this process: strict here, from an empty window when the
+    /// outage begins. With `n` processes, a share of `1 / n` keeps the sum of them within the quotas.
+    ///
+    /// Up to 100,000 keys of a rule are told apart, as by a [`MemoryStore`].
+    Local {
+        /// Above 0 and at most 1. The share of a quota is rounded down, but is at least 1 unit; a
+        /// request that costs more takes the whole of it.
+        share: f64,
+    },
+}
+
+impl Outage {
+    pub(super) fn check(self) -> Result<(), ConfigError> {
+        match self {
+            Self::Local { share } if !(share > 0.0 && share <= 1.0) => {
+                Err(ConfigError::Share(share))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The counters that stand in, where the policy asks for such.
+#[derive(Clone, Debug)]
+pub(super) struct Standby {
+    local: Option<(MemoryStore, f64)>,
+}
+
+/// A rule with its share of the quota.
+#[derive(Debug)]
+pub(super) struct LocalRule {
+    policy: Policy,
+    scope: MemoryScope,
+}
+
+impl Standby {
+    pub(super) fn of(outage: Outage) -> Self {
+        Self {
+            local: match outage {
+                Outage::Local { share } => Some((MemoryStore::with_capacity(LOCAL_KEYS), share)),
+                Outage::Closed | Outage::Open => None,
+            },
+        }
+    }
+
+    pub(super) fn rule(&self, policy: &Policy) -> Option<LocalRule> {
+        let (store, share) = self.local.as_ref()?;
+        let limit = (f64::from(policy.quota().limit()) * share) as u32;
+        let quota = Quota::new(limit.max(1), policy.quota().window());
+        let policy = Rule::new(policy.shared_name(), quota)
+            .version(policy.version())
+            .policy;
+        Some(LocalRule {
+            scope: store.scope(&policy),
+            policy,
+        })
+    }
+
+    pub(super) fn decide(
+        &self,
+        outage: Outage,
+        asked: &[Asked],
+        error: StoreError,
+    ) -> Result<Decision, StoreError> {
+        match (outage, &self.local) {
+            (Outage::Open, _) => {
+                telemetry::outage("open", &error);
+                Ok(Decision::empty().degraded())
+            }
+            (Outage::Local { .. }, Some((store, _))) => {
+                telemetry::outage("local", &error);
+                Ok(decide_locally(store, asked))
+            }
+            _ => {
+                telemetry::outage("closed", &error);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn decide_locally(store: &MemoryStore, asked: &[Asked]) -> Decision {
+    let mut charges = Charges::new();
+    for asked in asked {
+        if let Some(local) = &asked.rule.local {
+            charges.push(Charge {
+                number: asked.number,
+                policy: &local.policy,
+                scope: &local.scope,
+                key: asked.hash.as_slice().into(),
+                cost: asked.cost.min(local.policy.quota().limit()),
+            });
+        }
+    }
+    store.decide_now(&charges).degraded()
+}
