@@ -21,6 +21,7 @@ use self::writer::{Job, Writer};
 use super::{Applied, Batch, Query, ShardDb, ShardError, Tally, Versioned, Watermark};
 use crate::data::DataError;
 use crate::log::LogId;
+use crate::order::OpId;
 use crate::sqlite::{self, Readers};
 
 pub use self::catalogue::{PRODUCTS, Product, product};
@@ -138,6 +139,10 @@ impl ShardDb for SqliteShard {
 
     async fn tally(&self) -> Result<Tally, ShardError> {
         self.look(query::tally).await
+    }
+
+    async fn decided(&self, since_ms: u64) -> Result<Vec<(OpId, [u8; 16])>, ShardError> {
+        self.look(move |db| query::decided(db, since_ms)).await
     }
 
     async fn letters(&self) -> Result<u64, ShardError> {

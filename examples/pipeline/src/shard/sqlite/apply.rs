@@ -239,9 +239,9 @@ impl<'a> Work<'a> {
         let written: Option<u64> = self
             .db
             .prepare_cached(
-                "INSERT INTO op(op, state, class, fingerprint, partition, offset,
+                "INSERT INTO op(op, state, class, fingerprint, slot, partition, offset,
                                 account, item, quantity, at_ms)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
                  ON CONFLICT(op) DO NOTHING RETURNING offset",
             )?
             .query_row(
@@ -250,6 +250,7 @@ impl<'a> Work<'a> {
                     state_name(state),
                     class,
                     record.fingerprint,
+                    record.slot,
                     self.partition,
                     offset,
                     &record.account,

@@ -22,7 +22,8 @@ const KIND: Kind = Kind {
         ) STRICT;
         CREATE TABLE op(
             op BLOB NOT NULL PRIMARY KEY, state TEXT NOT NULL CHECK(state IN ('applied', 'dead')),
-            class TEXT, fingerprint BLOB NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL,
+            class TEXT, fingerprint BLOB NOT NULL, slot INTEGER NOT NULL,
+            partition INTEGER NOT NULL, offset INTEGER NOT NULL,
             account TEXT NOT NULL, item TEXT NOT NULL, quantity INTEGER NOT NULL, at_ms INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID;
         CREATE TABLE account(

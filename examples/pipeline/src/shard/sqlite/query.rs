@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Result};
 
-use crate::order::OpId;
+use crate::order::{OpId, OrderId};
 use crate::shard::{Document, Query, State, Tally, Versioned};
 
 /// A product's version: above what is not there, and never raised.
@@ -10,7 +10,7 @@ const CATALOGUE: u64 = 1;
 
 pub(super) fn document(db: &Connection, query: &Query) -> Result<Versioned> {
     let found = match query {
-        Query::Order(op) => order(db, *op),
+        Query::Order(id) => order(db, *id),
         Query::Account(id) => db
             .prepare_cached("SELECT orders, units, version FROM account WHERE id = ?1")?
             .query_row([id], |row| {
@@ -44,19 +44,27 @@ pub(super) fn document(db: &Connection, query: &Query) -> Result<Versioned> {
     }))
 }
 
-fn order(db: &Connection, op: OpId) -> Result<Option<Versioned>> {
+fn order(db: &Connection, id: OrderId) -> Result<Option<Versioned>> {
     db.prepare_cached(
-        "SELECT state = 'applied', class, fingerprint, item, quantity, offset FROM op WHERE op = ?1",
+        "SELECT state = 'applied', class, fingerprint, item, quantity, offset FROM op
+         WHERE op = ?1 AND slot = ?2",
     )?
-    .query_row([op.0], |row| {
+    .query_row((id.op.0, id.slot.get()), |row| {
         let document = Document::Order {
-            state: if row.get(0)? { State::Applied } else { State::Dead },
+            state: if row.get(0)? {
+                State::Applied
+            } else {
+                State::Dead
+            },
             class: row.get(1)?,
             fingerprint: row.get(2)?,
             item: row.get(3)?,
             quantity: row.get(4)?,
         };
-        Ok(Versioned { version: row.get::<_, u64>(5)? + 1, document: Some(document) })
+        Ok(Versioned {
+            version: row.get::<_, u64>(5)? + 1,
+            document: Some(document),
+        })
     })
     .optional()
 }
@@ -87,6 +95,15 @@ pub(super) fn tally(db: &mut Connection) -> Result<Tally> {
         )?;
     }
     Ok(tally)
+}
+
+/// What was decided since a time.
+pub(super) fn decided(db: &Connection, since_ms: u64) -> Result<Vec<(OpId, [u8; 16])>> {
+    db.prepare("SELECT op, fingerprint FROM op WHERE at_ms >= ?1")?
+        .query_map([i64::try_from(since_ms).unwrap_or(i64::MAX)], |row| {
+            Ok((OpId(row.get(0)?), row.get(1)?))
+        })?
+        .collect()
 }
 
 pub(super) fn letters(db: &Connection) -> Result<u64> {
