@@ -151,7 +151,7 @@ where
                     Ok(response) => break (Ok(response), Outcome::Ok),
                     Err(error) => break (Err(error.into()), Outcome::Error),
                 },
-                StateProj::Refused { .. } | StateProj::Ended => unreachable!("they hold no ticket"),
+                StateProj::Refused { .. } | StateProj::Ended => panic!("polled after it panicked"),
             };
             let state = this.state.as_mut().project_replace(State::Ended);
             let state = match (next, state) {

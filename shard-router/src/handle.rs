@@ -64,7 +64,7 @@ impl TopologyHandle {
     /// Requests that were called before keep the endpoint that was chosen for them. Services of
     /// endpoints that stay are kept; those that are no longer listed serve what they were given
     /// and are dropped after the last of it. The factories of the routers run in here, for new
-    /// endpoints, and must not update this topology themselves.
+    /// endpoints; one that makes an update or a router of this handle itself waits for ever.
     ///
     /// # Errors
     /// [`ConfigError::StaleEpoch`] unless its epoch is greater than that of the one in force. The

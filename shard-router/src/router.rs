@@ -222,7 +222,7 @@ impl<S: Send + 'static> Core<S> {
                 let service = existing(endpoint).unwrap_or_else(|| make(&factory, endpoint));
                 Arc::new(Lane::new(endpoint.clone(), service, settings.bulkhead))
             });
-            telemetry::follows(table.topology(), table.lanes().count(), 0, 0);
+            telemetry::topology(table.topology(), None);
             let (table, cap) = (
                 ArcSwap::from_pointee(table),
                 Arc::new(Cap::new(settings.cap)),
@@ -263,7 +263,8 @@ impl<S: Send + 'static> Follow for Core<S> {
                 }
             }
         });
-        telemetry::follows(topology, made, kept, old.lanes().count() - kept);
+        telemetry::topology(topology, Some(old.topology()));
+        telemetry::followed(topology, made, kept, old.lanes().count() - kept);
         self.table.store(Arc::new(table));
     }
 }

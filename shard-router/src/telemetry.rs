@@ -3,6 +3,8 @@
 //!
 //! Labels are names of shards, which whoever operates them chose, and fixed words; never a key.
 
+#[cfg(feature = "metrics")]
+use crate::ShardId;
 use crate::{Endpoint, RouteError, Topology};
 
 /// How a request ended.
@@ -100,24 +102,32 @@ pub(crate) fn refused(error: &RouteError) {
     let _ = error;
 }
 
-/// A router follows a topology.
-pub(crate) fn follows(topology: &Topology, made: usize, kept: usize, left: usize) {
+/// A router routes by this topology; what the one before it listed is gone.
+pub(crate) fn topology(new: &Topology, old: Option<&Topology>) {
     #[cfg(feature = "metrics")]
     {
-        metrics::gauge!("seawall_shard_router_epoch").set(topology.epoch() as f64);
-        for (shard, slots) in topology.slot_counts() {
-            let shard = shard.as_str().to_owned();
-            metrics::gauge!("seawall_shard_router_slots", "shard" => shard).set(f64::from(slots));
+        let slots = |shard: &ShardId| metrics::gauge!("seawall_shard_router_slots", "shard" => shard.as_str().to_owned());
+        metrics::gauge!("seawall_shard_router_epoch").set(new.epoch() as f64);
+        for gone in old.into_iter().flat_map(Topology::shards) {
+            slots(gone.id()).set(0.0);
+        }
+        for (shard, count) in new.slot_counts() {
+            slots(shard).set(f64::from(count));
         }
     }
+    let _ = (new, old);
+}
+
+/// A router has followed an update: so many services were made, were kept, and drain.
+pub(crate) fn followed(topology: &Topology, made: usize, kept: usize, draining: usize) {
     #[cfg(feature = "tracing")]
     tracing::info!(
         epoch = topology.epoch(),
         shards = topology.shards().len(),
         made,
         kept,
-        left,
-        "follows a topology"
+        draining,
+        "follows a new topology"
     );
-    let _ = (topology, made, kept, left);
+    let _ = (topology, made, kept, draining);
 }
