@@ -98,3 +98,7 @@ pub use shard::{Endpoint, Role, Shard, ShardId};
 pub use slot::{SLOTS, Slot, SlotRange, slot_of};
 pub use table::EndpointLoad;
 pub use topology::Topology;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

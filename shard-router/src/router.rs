@@ -127,6 +127,9 @@ impl<S: Clone + Send + 'static, K, A> ShardRouter<S, K, A> {
 
     /// How many requests the router may hold in all, wherever they are.
     ///
+    /// It bounds memory. Keep it well above what one endpoint may hold (its concurrency and its
+    /// queue), or one shard that hangs can use it up.
+    ///
     /// # Panics
     /// When it is zero.
     #[must_use]

@@ -1,5 +1,7 @@
 //! Queues, fail-fast, replicas, and what is given back, in paused time.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::time::Duration;

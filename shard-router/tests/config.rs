@@ -1,5 +1,7 @@
 //! Whatever is wrong with a topology, a plan or a setting is said with its coordinates.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use seawall_shard_router::{
     Bulkhead, ConfigError, Endpoint, Role, SLOTS, Shard, ShardId, ShardRouter, Slot, SlotRange,
     Topology, TopologyHandle,

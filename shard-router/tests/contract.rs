@@ -1,5 +1,7 @@
 //! The laws of a `tower` service, as the router keeps them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::convert::Infallible;

@@ -7,6 +7,8 @@
 //! 3. whatever is dropped, fails or ends frees its place at once;
 //! 4. a write is served by the primary of its shard and by nobody else.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::{BTreeMap, VecDeque};

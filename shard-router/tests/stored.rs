@@ -1,5 +1,7 @@
 //! The written forms of topologies and plans.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use seawall_shard_router::{Plan, Shard, Slot, Topology};
 use serde_json::{Value, json};
 

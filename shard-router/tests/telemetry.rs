@@ -1,1 +1,159 @@
-//! Metrics.
+//! What the router tells a recorder: bounded labels, and gauges that come back to zero.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use common::{Backends, Broken, read, router, write};
+use metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString,
+    Unit,
+};
+use seawall_shard_router::{Bulkhead, Shard, Topology};
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::Service;
+
+/// The latest value of each metric, by its name and labels.
+#[derive(Clone, Default)]
+struct Values(Arc<Mutex<BTreeMap<String, f64>>>);
+
+struct One(Values, String);
+
+impl Values {
+    fn one(&self, key: &Key) -> Arc<One> {
+        let mut name = key
+            .name()
+            .trim_start_matches("seawall_shard_router_")
+            .to_owned();
+        for label in key.labels() {
+            name = format!("{name} {}={}", label.key(), label.value());
+        }
+        Arc::new(One(self.clone(), name))
+    }
+
+    fn get(&self, name: &str) -> f64 {
+        self.0
+            .lock()
+            .unwrap()
+            .get(name)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl One {
+    fn change(&self, change: impl FnOnce(f64) -> f64) {
+        let mut values = self.0.0.lock().unwrap();
+        let value = values.entry(self.1.clone()).or_default();
+        *value = change(*value);
+    }
+}
+
+impl CounterFn for One {
+    fn increment(&self, by: u64) {
+        self.change(|value| value + by as f64);
+    }
+
+    fn absolute(&self, value: u64) {
+        self.change(|_| value as f64);
+    }
+}
+
+impl GaugeFn for One {
+    fn increment(&self, by: f64) {
+        self.change(|value| value + by);
+    }
+
+    fn decrement(&self, by: f64) {
+        self.change(|value| value - by);
+    }
+
+    fn set(&self, value: f64) {
+        self.change(|_| value);
+    }
+}
+
+impl Recorder for Values {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.one(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.one(key))
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_tells_rates_loads_and_errors_of_each_shard() {
+    let values = Values::default();
+    let _recording = metrics::set_default_local_recorder(&values);
+    let backends = Backends::default();
+    let topology = Topology::slots([Shard::new("a").replicas(["a0", "a1"]), "b".into()]).unwrap();
+    let bulkhead = Bulkhead::concurrency(1).queue(1);
+    let mut router = router(topology.clone(), &backends, bulkhead).cap(3);
+    assert_eq!(values.get("epoch"), 1.0);
+    assert_eq!(values.get("slots shard=b"), 8_192.0);
+
+    for _ in 0..10 {
+        router.call(read(0)).await.unwrap();
+    }
+    assert_eq!(
+        values.get("requests_total shard=a role=replica outcome=ok"),
+        10.0
+    );
+
+    backends.hold("b");
+    let mut calls: Vec<_> = (0..3)
+        .map(|_| task::spawn(router.call(write(16_383))))
+        .collect();
+    assert_pending!(calls[0].poll());
+    assert_pending!(calls[1].poll());
+    assert!(assert_ready!(calls[2].poll()).is_err());
+    assert_eq!(values.get("in_flight shard=b role=primary"), 2.0);
+    assert_eq!(values.get("queued shard=b role=primary"), 1.0);
+    assert_eq!(
+        values.get("requests_total shard=b role=primary outcome=queue_full"),
+        1.0
+    );
+
+    let unpolled = router.call(write(0));
+    assert!(router.call(write(0)).await.is_err());
+    assert_eq!(values.get("overloaded_total"), 1.0);
+    drop(unpolled);
+
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    assert!(assert_ready!(calls[1].poll()).is_err());
+    backends.answer("b", Err(Broken("constraint")));
+    assert!(assert_ready!(calls[0].poll()).is_err());
+    for (outcome, role, shard) in [
+        ("fail_fast", "primary", "b"),
+        ("error", "primary", "b"),
+        ("dropped", "primary", "a"),
+    ] {
+        let name = format!("requests_total shard={shard} role={role} outcome={outcome}");
+        assert_eq!(values.get(&name), 1.0, "{name}");
+    }
+
+    router
+        .topology()
+        .update(topology.without_shard("b").unwrap())
+        .unwrap();
+    assert_eq!(values.get("epoch"), 2.0);
+    assert_eq!(values.get("slots shard=a"), 16_384.0);
+    assert_eq!(values.get("slots shard=b"), 0.0);
+    for (name, value) in &*values.0.lock().unwrap() {
+        let gauge = name.starts_with("in_flight") || name.starts_with("queued");
+        assert!(!gauge || *value == 0.0, "{name} is {value}");
+    }
+}

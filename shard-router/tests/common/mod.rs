@@ -1,5 +1,6 @@
 //! A shard set whose readiness and answers the test decides.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::HashMap;
