@@ -1,3 +1,51 @@
-//! The project's chores: test, ci, prove.
+//! The project's chores: `cargo xtask test`, `cargo xtask ci`, `cargo xtask prove`.
 
-fn main() {}
+mod args;
+mod cargo;
+mod ci;
+mod claims;
+mod process;
+mod prove;
+mod servers;
+mod stopwatch;
+mod test;
+
+use std::process::ExitCode;
+
+use args::{Chore, Request, USAGE};
+
+/// Wrong usage, as the shell's own commands have it.
+const USAGE_ERROR: u8 = 2;
+/// 128 and SIGINT: what a shell reports of a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let chore = match args::parse(std::env::args().skip(1)) {
+        Ok(Request::Help) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Request::Do(chore)) => chore,
+        Err(mistake) => {
+            eprintln!("xtask: {mistake}");
+            return USAGE_ERROR.into();
+        }
+    };
+    let done = process::end_children_on_signals().and_then(|()| match chore {
+        Chore::Test { extra } => test::run(&extra),
+        Chore::Ci => ci::run(),
+        Chore::Prove(which) => prove::run(&which),
+    });
+    match done {
+        _ if process::interrupted() => {
+            eprintln!("xtask: interrupted");
+            INTERRUPTED.into()
+        }
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Installing a package on Debian and its kin, without the service that comes with it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
+
+use super::Server;
+use crate::process::{say, succeed};
+
+pub(super) fn can_install() -> bool {
+    geteuid().is_root()
+        && Path::new("/etc/debian_version").exists()
+        && Path::new("/usr/bin/apt-get").exists()
+}
+
+/// Installs the package. The tests start servers of their own, so the service that the package would
+/// start is kept from starting, and ended if it started all the same. Whoever ran it before had it
+/// installed, and is not met here.
+pub(super) fn install(server: &Server) -> Result<()> {
+    let ran_before = running(server);
+    succeed(apt_get().arg("update"))
+        .context("apt-get update failed, so the server cannot be installed")?;
+    succeed(apt_get().args([
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        server.package,
+    ]))
+    .with_context(|| format!("{} cannot be installed", server.package))?;
+    match running(server) {
+        Some(service) if ran_before.is_none() => {
+            say(&format!(
+                "ending the service that the package {} started",
+                server.package
+            ));
+            kill_process(service, Signal::TERM).context("cannot end the package's service")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("/usr/bin/apt-get");
+    command
+        // A terminal of its own would be asked for in vain: we run it in the background.
+        .args(["-o", "Dpkg::Use-Pty=0"])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // To sysvinit's scripts: single-user mode, in which no service starts.
+        .env("RUNLEVEL", "1")
+        // To systemctl: as if in a chroot, where a request to start something is passed over.
+        .env("SYSTEMD_OFFLINE", "1");
+    command
+}
+
+/// The service's process, if it runs.
+fn running(server: &Server) -> Option<Pid> {
+    let pid = std::fs::read_to_string(server.pid_file).ok()?;
+    let pid = Pid::from_raw(pid.trim().parse().ok()?)?;
+    test_kill_process(pid).ok().map(|()| pid)
+}

@@ -1,0 +1,170 @@
+//! The servers that tests run against: found, or installed where that can be done.
+//!
+//! Tests start them by themselves, on free ports and in directories of their own. What they need from
+//! here is the program.
+
+mod debian;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process::say;
+
+/// A server that tests start.
+#[derive(Debug)]
+struct Server {
+    /// The program's file name.
+    program: &'static str,
+    /// The environment variable that names the program to the tests, and may name it to us.
+    variable: &'static str,
+    /// Its package on Debian.
+    package: &'static str,
+    /// The file in which a service that the package started writes its process id.
+    pid_file: &'static str,
+    /// The oldest version that will do (major, minor), and what for.
+    oldest: (u32, u32),
+    why: &'static str,
+    /// How to get it elsewhere.
+    elsewhere: &'static str,
+}
+
+const SERVERS: &[Server] = &[Server {
+    program: "redis-server",
+    variable: "REDIS_SERVER",
+    package: "redis-server",
+    pid_file: "/run/redis/redis-server.pid",
+    oldest: (7, 0),
+    why: "SET with both NX and GET",
+    elsewhere: "macOS: brew install redis; Fedora: dnf install redis; others: https://redis.io",
+}];
+
+/// Finds each server, or installs it; the variables that tell the tests where it is.
+pub(crate) fn ready() -> Result<Vec<(&'static str, OsString)>> {
+    SERVERS
+        .iter()
+        .map(|server| Ok((server.variable, server.ready()?.into_os_string())))
+        .collect()
+}
+
+impl Server {
+    fn ready(&self) -> Result<PathBuf> {
+        let program = match self.find(&std::env::var_os("PATH").unwrap_or_default())? {
+            Some(program) => program,
+            None if debian::can_install() => {
+                say(&format!(
+                    "{} is missing: installing the package {}",
+                    self.program, self.package
+                ));
+                debian::install(self)?;
+                match self.find(OsStr::new("/usr/bin:/usr/local/bin"))? {
+                    Some(program) => program,
+                    None => bail!(
+                        "{}\n(installing the package did not bring it)",
+                        self.missing()
+                    ),
+                }
+            }
+            None => bail!("{}", self.missing()),
+        };
+        self.check(&program)?;
+        Ok(program)
+    }
+
+    /// The program that the variable names, which then must be there, or the first on the path.
+    fn find(&self, path: &OsStr) -> Result<Option<PathBuf>> {
+        if let Some(named) = std::env::var_os(self.variable).filter(|named| !named.is_empty()) {
+            // A bare name is looked for like any other.
+            let named = PathBuf::from(named);
+            return match on_path(&named, path) {
+                None => bail!("{}={}: no such program", self.variable, named.display()),
+                found => Ok(found),
+            };
+        }
+        Ok(on_path(Path::new(self.program), path))
+    }
+
+    fn check(&self, program: &Path) -> Result<()> {
+        let output = match Command::new(program).arg("--version").output() {
+            Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+            Err(error) => bail!("cannot run {}: {error}", program.display()),
+        };
+        match version(&output) {
+            Some(found) if found >= self.oldest => Ok(()),
+            _ => bail!(
+                "{} is too old: {}.{} or newer is needed ({})\n{}",
+                program.display(),
+                self.oldest.0,
+                self.oldest.1,
+                self.why,
+                self.missing()
+            ),
+        }
+    }
+
+    fn missing(&self) -> String {
+        format!(
+            "the tests need {} {}.{} or newer. Install it (Debian, Ubuntu: apt-get install {}; {}), or name the \
+             program in {}",
+            self.program, self.oldest.0, self.oldest.1, self.package, self.elsewhere, self.variable
+        )
+    }
+}
+
+/// The file that a shell would run for this name.
+fn on_path(name: &Path, path: &OsStr) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let runs = |file: &PathBuf| {
+        file.metadata()
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    if name.components().count() > 1 {
+        return std::path::absolute(name).ok().filter(runs);
+    }
+    std::env::split_paths(path)
+        .map(|directory| directory.join(name))
+        .find(runs)
+}
+
+/// The first `v=7.0` or `v7.0` of a line such as `Redis server v=7.0.15 sha=00000000:0 ...`.
+fn version(output: &str) -> Option<(u32, u32)> {
+    output.split_whitespace().find_map(|word| {
+        let mut parts = word.strip_prefix('v')?.trim_start_matches('=').split('.');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_version_of_a_server() {
+        let said = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=1";
+        assert_eq!(version(said), Some((7, 0)));
+        assert_eq!(version("Redis server v=12.4-rc1.0"), None);
+        assert_eq!(version("Redis server version 2.4.10 (00000000:0)"), None);
+        assert_eq!(version(""), None);
+    }
+
+    #[test]
+    fn finds_programs_and_nothing_else() {
+        let path = OsStr::new("/nowhere:/bin:/usr/bin");
+        assert!(on_path(Path::new("sh"), path).is_some_and(|file| file.ends_with("sh")));
+        assert_eq!(on_path(Path::new("no-such-program"), path), None);
+        assert_eq!(on_path(Path::new("/etc/passwd"), path), None);
+        assert_eq!(
+            on_path(Path::new("/bin/sh"), OsStr::new("")),
+            Some(PathBuf::from("/bin/sh"))
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_its_cure() {
+        let message = SERVERS[0].missing();
+        assert!(message.contains("apt-get install redis-server"));
+        assert!(message.contains("REDIS_SERVER"));
+    }
+}
