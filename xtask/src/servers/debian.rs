@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 
 use super::Server;
-use crate::process::{say, succeed};
+use crate::process::{run, say, succeed};
 
 pub(super) fn can_install() -> bool {
     geteuid().is_root()
@@ -15,9 +15,9 @@ pub(super) fn can_install() -> bool {
         && Path::new("/usr/bin/apt-get").exists()
 }
 
-/// Installs the package. The tests start servers of their own, so the service that the package would
-/// start is kept from starting, and ended if it started all the same. Whoever ran it before had it
-/// installed, and is not met here.
+/// Installs the package without its service, for the tests start servers of their own: it is kept from
+/// starting, ended if it started all the same, and not started with the machine. This is only for a
+/// package that was not there, so no service that somebody uses is touched.
 pub(super) fn install(server: &Server) -> Result<()> {
     let ran_before = running(server);
     succeed(apt_get().arg("update"))
@@ -29,16 +29,22 @@ pub(super) fn install(server: &Server) -> Result<()> {
         server.package,
     ]))
     .with_context(|| format!("{} cannot be installed", server.package))?;
-    match running(server) {
-        Some(service) if ran_before.is_none() => {
-            say(&format!(
-                "ending the service that the package {} started",
-                server.package
-            ));
-            kill_process(service, Signal::TERM).context("cannot end the package's service")
-        }
-        _ => Ok(()),
+    if ran_before.is_some() {
+        return Ok(());
     }
+    if let Some(service) = running(server) {
+        say(&format!(
+            "ending the service that the package {} started",
+            server.package
+        ));
+        kill_process(service, Signal::TERM).context("cannot end the package's service")?;
+    }
+    if Path::new("/usr/bin/systemctl").exists() {
+        let mut disable = Command::new("/usr/bin/systemctl");
+        // Where it fails there is no such unit, which is as well.
+        run(disable.args(["--quiet", "disable", server.package]))?;
+    }
+    Ok(())
 }
 
 fn apt_get() -> Command {

@@ -20,7 +20,7 @@ struct Server {
     program: &'static str,
     /// The environment variable that names the program to the tests, and may name it to us.
     variable: &'static str,
-    /// Its package on Debian.
+    /// Its package on Debian, and the name of the service in it.
     package: &'static str,
     /// The file in which a service that the package started writes its process id.
     pid_file: &'static str,
