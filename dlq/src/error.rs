@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
-use crate::{BoxError, LetterId};
+use crate::{BoxError, LetterId, Summary};
 
 /// A setting that cannot work, found where it was made.
 ///
@@ -192,6 +192,59 @@ impl fmt::Display for Panicked {
 }
 
 impl Error for Panicked {}
+
+/// A redrive stopped before its end. Every letter is in the queue, or sent and removed, or both sent
+/// and in the queue.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RedriveError {
+    /// What it had done by then.
+    pub summary: Summary,
+    /// Why it stopped.
+    pub reason: RedriveReason,
+}
+
+/// Why a redrive stopped.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RedriveReason {
+    /// The queue could not be read, or a letter could not be removed from it.
+    Queue(SinkError),
+    /// Too many letters in a row could not be sent. This is the last of them.
+    NotSent {
+        /// The letter, still in the queue.
+        id: LetterId,
+        /// Why it could not be sent.
+        error: BoxError,
+    },
+}
+
+impl From<SinkError> for RedriveReason {
+    fn from(error: SinkError) -> Self {
+        Self::Queue(error)
+    }
+}
+
+impl fmt::Display for RedriveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sent = self.summary.redriven;
+        match &self.reason {
+            RedriveReason::Queue(_) => write!(f, "the queue failed after {sent} letters"),
+            RedriveReason::NotSent { id, .. } => {
+                write!(f, "letter {id} could not be sent, after {sent} that were")
+            }
+        }
+    }
+}
+
+impl Error for RedriveError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.reason {
+            RedriveReason::Queue(error) => Some(error),
+            RedriveReason::NotSent { error, .. } => Some(&**error),
+        }
+    }
+}
 
 pub(crate) fn find<E: Error + 'static>(error: &BoxError) -> Option<&E> {
     let mut next: Option<&(dyn Error + 'static)> = Some(&**error);

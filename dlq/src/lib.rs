@@ -109,15 +109,17 @@ mod telemetry;
 
 pub use capture::{Capture, Disposition, NoCapture, Outcome};
 pub use clock::{SystemClock, WallClock};
-pub use error::{ConfigError, NotWritten, Panicked, SinkError};
+pub use error::{ConfigError, NotWritten, Panicked, RedriveError, RedriveReason, SinkError};
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use future::ResponseFuture;
 pub use json::DecodeError;
 pub use layer::DeadLetterLayer;
 pub use letter::{Envelope, Failure, GENERATION_HEADER, Letter, ORIGIN_HEADER};
 pub use origin::{LetterId, Origin, ParseIdError};
-pub use redrive::{Redrive, RedriveError, RedriveReason, Summary};
+pub use redrive::{Redrive, Summary};
 pub use service::DeadLetter;
+#[cfg(all(feature = "file", unix))]
+pub use sink::file::{FileOptions, FileSink, OpenError};
 pub use sink::{Cursor, Depth, Filter, Page, Queue, Sink, Span, Written, memory::MemorySink};
 
 /// The error of a layered service: any error, boxed.

@@ -1,7 +1,6 @@
 //! Sending letters back to where they came from.
 
 use std::{
-    error::Error,
     fmt,
     future::{Future, poll_fn},
     task::{Context, Poll},
@@ -12,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 use tower_service::Service;
 
 use crate::{
-    BoxError, ConfigError, Filter, Letter, LetterId, Queue, SinkError, Span, error::in_code,
-    telemetry,
+    BoxError, ConfigError, Filter, Letter, Queue, RedriveError, RedriveReason, Span,
+    error::in_code, telemetry,
 };
 
 /// How many letters are read at once.
@@ -327,57 +326,4 @@ pub struct Summary {
     pub failed: u64,
     /// Letters left alone because they have been redriven as often as the loop cap allows.
     pub looping: u64,
-}
-
-/// A redrive stopped before its end. Every letter is in the queue, or sent and removed, or both sent
-/// and in the queue.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct RedriveError {
-    /// What it had done by then.
-    pub summary: Summary,
-    /// Why it stopped.
-    pub reason: RedriveReason,
-}
-
-/// Why a redrive stopped.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum RedriveReason {
-    /// The queue could not be read, or a letter could not be removed from it.
-    Queue(SinkError),
-    /// Too many letters in a row could not be sent. This is the last of them.
-    NotSent {
-        /// The letter, still in the queue.
-        id: LetterId,
-        /// Why it could not be sent.
-        error: BoxError,
-    },
-}
-
-impl From<SinkError> for RedriveReason {
-    fn from(error: SinkError) -> Self {
-        Self::Queue(error)
-    }
-}
-
-impl fmt::Display for RedriveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sent = self.summary.redriven;
-        match &self.reason {
-            RedriveReason::Queue(_) => write!(f, "the queue failed after {sent} letters"),
-            RedriveReason::NotSent { id, .. } => {
-                write!(f, "letter {id} could not be sent, after {sent} that were")
-            }
-        }
-    }
-}
-
-impl Error for RedriveError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.reason {
-            RedriveReason::Queue(error) => Some(error),
-            RedriveReason::NotSent { error, .. } => Some(&**error),
-        }
-    }
 }

@@ -39,3 +39,11 @@ pub(crate) fn depth(letters: usize) {
     metrics::gauge!("seawall_dlq_depth").set(letters as f64);
     let _ = letters;
 }
+
+/// A file could not be rewritten without its removed letters. It goes on as it is.
+#[cfg(all(feature = "file", unix))]
+pub(crate) fn not_rewritten(error: &std::io::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(%error, "file of letters not rewritten");
+    let _ = error;
+}

@@ -74,6 +74,7 @@
 
 mod backoff;
 mod budget;
+mod call;
 mod classify;
 mod error;
 mod future;

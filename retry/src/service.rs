@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use crate::{
     Attempt, BoxError, Classify, CloneRequest, RequestDeadline, ResponseFuture, Stamp,
+    call::Call,
     policy::{Policy, nearer},
 };
 
@@ -99,7 +100,7 @@ where
             .stamp
             .stamp(&mut request, Attempt::new(1, attempt_end));
         let attempt = self.inner.call(request);
-        let policy = Arc::clone(&self.policy);
-        ResponseFuture::new(attempt, repeat, policy, started, deadline, attempt_end)
+        let call = Call::new(Arc::clone(&self.policy), repeat, started, deadline);
+        ResponseFuture::new(attempt, attempt_end, call)
     }
 }
