@@ -172,6 +172,10 @@ impl fmt::Debug for Decision {
 
 /// A decision, at once where the store has it at hand.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "boxing it would allocate for each decision"
+)]
 pub enum Verdict<F> {
     /// It is made.
     Now(Decision),

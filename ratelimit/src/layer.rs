@@ -6,7 +6,7 @@ use tower_layer::Layer;
 use crate::decision::Verdict;
 use crate::error::{ConfigError, RateLimitError};
 use crate::limiter::Limiter;
-use crate::rule::{Apply, MAX_RULES, Policy, Rule, Rules};
+use crate::rule::{And, Apply, MAX_RULES, Policy, Rule, Rules};
 use crate::service::RateLimit;
 use crate::store::Store;
 
@@ -77,7 +77,7 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     /// # Panics
     ///
     /// When the layer has a rule of that name, or [`MAX_RULES`] rules.
-    pub fn rule<K, C>(self, rule: Rule<K, C>) -> RateLimitLayer<St, (Rs, Arc<Rule<K, C>>), M> {
+    pub fn rule<K, C>(self, rule: Rule<K, C>) -> RateLimitLayer<St, And<Rs, K, C>, M> {
         match self.try_rule(rule) {
             Ok(layer) => layer,
             Err(error) => panic!("{error}"),
@@ -89,10 +89,14 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     /// # Errors
     ///
     /// Says what is wrong where `rule` panics.
+    #[expect(
+        clippy::type_complexity,
+        reason = "it is the type that `rule` returns, in a Result"
+    )]
     pub fn try_rule<K, C>(
         mut self,
         rule: Rule<K, C>,
-    ) -> Result<RateLimitLayer<St, (Rs, Arc<Rule<K, C>>), M>, ConfigError> {
+    ) -> Result<RateLimitLayer<St, And<Rs, K, C>, M>, ConfigError> {
         let name = rule.policy.name();
         if self.policies.iter().any(|policy| policy.name() == name) {
             return Err(ConfigError::DuplicateRule(name.to_owned()));

@@ -25,7 +25,7 @@ pub use crate::http::{ClientIp, Fields, FromExtensions, HttpFuture, LimitBody, P
 pub use crate::key::{ByKey, ByKeyIf, Everyone, Extract, Key};
 pub use crate::layer::{Checker, Fail, RateLimitLayer};
 pub use crate::quota::Quota;
-pub use crate::rule::{Apply, Cost, MAX_RULES, OneUnit, Policy, Rule, Rules};
+pub use crate::rule::{And, Apply, Cost, MAX_RULES, OneUnit, Policy, Rule, Rules};
 pub use crate::service::RateLimit;
 pub use crate::store::Store;
 pub use crate::store::memory::{MemoryScope, MemoryStore};

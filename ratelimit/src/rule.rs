@@ -218,6 +218,9 @@ pub trait Apply<Req>: Rules {
     ) -> Result<(), E>;
 }
 
+/// A list with one rule more.
+pub type And<Rs, K, C> = (Rs, Arc<Rule<K, C>>);
+
 impl Rules for () {
     const LEN: usize = 0;
 }
@@ -232,11 +235,11 @@ impl<Req> Apply<Req> for () {
     }
 }
 
-impl<R: Rules, K, C> Rules for (R, Arc<Rule<K, C>>) {
+impl<R: Rules, K, C> Rules for And<R, K, C> {
     const LEN: usize = R::LEN + 1;
 }
 
-impl<Req, R, K, C> Apply<Req> for (R, Arc<Rule<K, C>>)
+impl<Req, R, K, C> Apply<Req> for And<R, K, C>
 where
     R: Apply<Req>,
     K: Extract<Req>,
@@ -257,9 +260,9 @@ where
 }
 
 mod sealed {
-    use super::{Arc, Rule};
+    use super::And;
 
     pub trait Sealed {}
     impl Sealed for () {}
-    impl<R: Sealed, K, C> Sealed for (R, Arc<Rule<K, C>>) {}
+    impl<R: Sealed, K, C> Sealed for And<R, K, C> {}
 }
