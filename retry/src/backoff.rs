@@ -212,8 +212,12 @@ impl Backoff {
         self.cap
     }
 
-    /// The capped delay before retry `n` (from 0), without jitter.
-    fn envelope(&self, n: u32) -> Duration {
+    /// The delay before retry `n`, the first being 0, without jitter. Never longer than the cap, and
+    /// defined for any `n`.
+    pub fn delay(&self, n: u32) -> Duration {
+        if n == 0 {
+            return self.base;
+        }
         let base = self.base.as_nanos();
         let cap = self.cap.as_nanos();
         // Whole factors stay in integers, so that 1, 2, 4, 8 is exact however far it runs.
@@ -223,9 +227,10 @@ impl Backoff {
                 .and_then(|growth| base.checked_mul(growth))
                 .map_or(cap, |grown| grown.min(cap))
         } else {
-            // The growth may be infinite, never NaN. A cast from float to integer saturates.
+            // The growth may be infinite, never NaN. A cast from float to integer saturates, and the
+            // rounding of long delays must not make one shorter than the base.
             let growth = self.factor.powi(i32::try_from(n).unwrap_or(i32::MAX));
-            ((base as f64 * growth) as u128).min(cap)
+            ((base as f64 * growth) as u128).clamp(base, cap)
         };
         from_nanos(nanos)
     }
@@ -249,7 +254,7 @@ impl Iterator for Delays {
         if self.next >= self.backoff.attempts - 1 {
             return None;
         }
-        let envelope = self.backoff.envelope(self.next);
+        let envelope = self.backoff.delay(self.next);
         let delay = match self.backoff.jitter {
             Jitter::None => envelope,
             Jitter::Full => self.draw(Duration::ZERO, envelope),

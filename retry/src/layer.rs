@@ -1,6 +1,7 @@
 //! The layer and its settings.
 
 use std::{
+    fmt,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -22,7 +23,6 @@ use crate::{
 /// Any error is transient and any response a success ([`AnyError`]); requests are `Clone`
 /// ([`ByClone`]); no budget, no deadline and no attempt timeout; the inner service has 10 seconds to
 /// become ready for a further attempt.
-#[derive(Debug)]
 #[must_use = "a layer does nothing until a service is put into it"]
 pub struct RetryLayer<C = AnyError, K = ByClone, M = (), D = ()> {
     policy: Policy<C, K, M, D>,
@@ -214,6 +214,14 @@ impl<C, K, M, D> Clone for RetryLayer<C, K, M, D> {
         Self {
             policy: self.policy.clone(),
         }
+    }
+}
+
+impl<C, K, M, D> fmt::Debug for RetryLayer<C, K, M, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryLayer")
+            .field("policy", &self.policy)
+            .finish()
     }
 }
 

@@ -1,0 +1,198 @@
+//! The claims of this crate, each with its figure.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use seawall_retry::{Attempt, Backoff, BoxError, Budget, Class, Jitter, RetryLayer};
+use support::{Busy, call, seconds};
+use tower::{Layer, Service, service_fn};
+
+#[test]
+fn backoff_exact() {
+    let backoff = Backoff::exponential(seconds(1))
+        .cap(seconds(300))
+        .attempts(1000);
+    let expected = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+        .into_iter()
+        .chain(std::iter::repeat(300));
+    let delays: Vec<_> = backoff.delays().collect();
+    assert_eq!(delays.len(), 999);
+    let wrong = delays
+        .iter()
+        .zip(expected)
+        .filter(|(delay, exact)| **delay != seconds(*exact));
+    let mismatches = wrong.count();
+    println!("figure retry/backoff-exact: {mismatches}");
+    assert_eq!(mismatches, 0);
+}
+
+#[test]
+fn cap_exceeded() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut spans = rng.fork();
+    let mut up_to_years = || {
+        let bits = spans.u32(1..63);
+        Duration::from_nanos(spans.u64(1..=1 << bits))
+    };
+    let mut exceeded = 0;
+    for _ in 0..5_000 {
+        let base = up_to_years();
+        let cap = base.saturating_add(up_to_years());
+        let jitters = [
+            Jitter::None,
+            Jitter::Full,
+            Jitter::Equal,
+            Jitter::Decorrelated,
+        ];
+        let backoff = Backoff::exponential(base)
+            .cap(cap)
+            .factor(1.0 + rng.f64() * 9.0)
+            .attempts(u32::MAX)
+            .jitter(jitters[rng.usize(..4)]);
+        let late = [backoff.delay(u32::MAX), backoff.delay(rng.u32(..))];
+        exceeded += backoff
+            .delays()
+            .take(100)
+            .chain(late)
+            .filter(|delay| *delay > cap)
+            .count();
+    }
+    println!("figure retry/cap-exceeded: {exceeded}");
+    assert_eq!(exceeded, 0);
+}
+
+#[test]
+fn budget_exceeded() {
+    let mut exceeded = 0;
+    for ratio in [0.01, 0.1, 0.33, 0.6, 1.0] {
+        let budget = Budget::ratio(ratio).burst(10);
+        let (retries, successes) = (AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..64 {
+                let (budget, retries, successes) = (&budget, &retries, &successes);
+                scope.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(thread);
+                    for _ in 0..2_000 {
+                        if rng.bool() {
+                            successes.fetch_add(1, Relaxed);
+                            budget.deposit();
+                        } else if let Some(withdrawal) = budget.withdraw() {
+                            withdrawal.spend();
+                            retries.fetch_add(1, Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let bound = ratio * successes.into_inner() as f64 + 10.0;
+        exceeded += u32::from(retries.into_inner() as f64 > bound);
+    }
+    println!("figure retry/budget-exceeded: {exceeded}");
+    assert_eq!(exceeded, 0);
+}
+
+/// Through the layer, where the service fails whenever there is a retry to be had.
+#[tokio::test(start_paused = true)]
+async fn budget_ratio_error() {
+    let mut largest = 0.0_f64;
+    for ratio in [0.01, 0.05, 0.1, 0.25, 0.333, 0.5, 0.6, 0.75, 0.999, 1.0] {
+        let budget = Budget::ratio(ratio);
+        while let Some(withdrawal) = budget.withdraw() {
+            withdrawal.spend();
+        }
+        let retries = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&retries);
+        // Two calls a round: one succeeds, one fails and is repeated if the budget allows.
+        let mut service = RetryLayer::new(Backoff::exponential(seconds(1)).attempts(2))
+            .budget(budget)
+            .stamp(|request: &mut (bool, u32), attempt: Attempt| request.1 = attempt.number)
+            .classify(|outcome: Result<&bool, &BoxError>| match outcome {
+                Ok(true) => Class::Success,
+                _ => Class::Transient,
+            })
+            .layer(service_fn(move |(succeeds, attempt): (bool, u32)| {
+                counted.fetch_add(attempt - 1, Relaxed);
+                std::future::ready(Ok::<_, Busy>(succeeds))
+            }));
+        let rounds = 10_000;
+        for _ in 0..rounds {
+            call(&mut service, (true, 0)).await.unwrap();
+            call(&mut service, (false, 0)).await.unwrap();
+        }
+        let measured = f64::from(retries.load(Relaxed)) / f64::from(rounds);
+        largest = largest.max((measured - ratio).abs());
+    }
+    println!("figure retry/budget-ratio-error: {largest:.5}");
+    assert!(largest <= 0.001);
+}
+
+/// Clones beyond the n - 1 that n attempts need.
+#[tokio::test(start_paused = true)]
+async fn last_attempt_clones() {
+    struct Request(Arc<AtomicU32>);
+    impl Clone for Request {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Relaxed);
+            Self(Arc::clone(&self.0))
+        }
+    }
+    let mut surplus = 0;
+    for attempts in 1..=10 {
+        let clones = Arc::new(AtomicU32::new(0));
+        let mut service = RetryLayer::new(Backoff::exponential(seconds(1)).attempts(attempts))
+            .layer(service_fn(|_: Request| {
+                std::future::ready(Err::<(), _>(Busy))
+            }));
+        call(&mut service, Request(Arc::clone(&clones)))
+            .await
+            .unwrap_err();
+        surplus += clones.load(Relaxed).abs_diff(attempts - 1);
+    }
+    println!("figure retry/last-attempt-clones: {surplus}");
+    assert_eq!(surplus, 0);
+}
+
+/// Allocations of a call that succeeds at once, with everything set.
+#[test]
+fn allocations() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _entered = runtime.enter();
+    let backoff = Backoff::exponential(seconds(1))
+        .attempts(5)
+        .jitter(Jitter::Full);
+    let layer = RetryLayer::new(backoff)
+        .budget(Budget::ratio(0.1))
+        .classify(|outcome: Result<&u32, &BoxError>| Class::of(outcome))
+        .stamp(|request: &mut u32, attempt: Attempt| *request += attempt.number);
+    let inner = service_fn(|request: u32| std::future::ready(Ok::<u32, Busy>(request)));
+    let mut plain = layer.clone().layer(inner);
+    let mut timed = layer
+        .deadline(seconds(60))
+        .attempt_timeout(seconds(5))
+        .layer(inner);
+
+    let mut context = Context::from_waker(Waker::noop());
+    let allocations = test_support::count_allocations(|| {
+        for request in 0..1000 {
+            assert!(plain.poll_ready(&mut context).is_ready());
+            let answer = std::pin::pin!(plain.call(request)).poll(&mut context);
+            assert!(matches!(answer, Poll::Ready(Ok(answer)) if answer == request + 1));
+            assert!(timed.poll_ready(&mut context).is_ready());
+            let answer = std::pin::pin!(timed.call(request)).poll(&mut context);
+            assert!(matches!(answer, Poll::Ready(Ok(answer)) if answer == request + 1));
+        }
+    });
+    println!("figure retry/allocations: {allocations}");
+    assert_eq!(allocations, 0);
+}
