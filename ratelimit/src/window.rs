@@ -184,7 +184,9 @@ impl SlidingWindow {
         at.sum()
     }
 
-    /// Puts a rule's own terms in force if they are the newer ones; true if they were.
+    /// Puts a rule's own terms in force unless the record's are newer. True if they are of a newer
+    /// version and something still counts under them: then the record has to be kept even if the
+    /// request at hand is refused, for the newest version holds for everybody.
     ///
     /// The newest version wins, and a caller that still holds an older one goes by the record's terms.
     /// In the same version the caller's limit and window are taken. What was charged is never
@@ -199,13 +201,19 @@ impl SlidingWindow {
             *self = Self::new(terms);
             return false;
         }
+        if terms.version < self.terms.version {
+            return false;
+        }
         let newer = terms.version > self.terms.version;
-        if terms.version >= self.terms.version {
-            if terms.width == self.terms.width {
-                self.terms = terms;
-            } else {
-                *self = self.recut(terms, now);
-            }
+        if terms.width == self.terms.width {
+            self.terms = terms;
+            return newer;
+        }
+        *self = self.recut(terms, now);
+        if self.used(now) == 0 {
+            // All of it is older than the new window.
+            *self = Self::new(terms);
+            return false;
         }
         newer
     }

@@ -1,1 +1,394 @@
+//! What the crate promises, measured. Each test prints its figure and holds it to the bar.
 
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use redis::aio::MultiplexedConnection;
+use seawall_ratelimit::window::{Outcome, Terms, Wait};
+use seawall_ratelimit::{
+    ClientIp, Decision, Key, MemoryStore, Quota, RateLimitError, RateLimitLayer, RedisStore, Rule,
+    Verdict,
+};
+use seawall_redis::{Client, Shared};
+use test_support::{Redis, count_allocations};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, advance};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+fn figure(claim: &str, value: impl std::fmt::Display) {
+    println!("figure ratelimit/{claim}: {value}");
+}
+
+/// What one key was admitted under one rule, as far back as a window reaches.
+#[derive(Default)]
+struct Log {
+    admitted: VecDeque<(u64, u64)>,
+    held: u64,
+}
+
+impl Log {
+    /// Whether the window that ends with this one holds more than the limit.
+    fn breaks(&mut self, now: u64, cost: u64, quota: Quota) -> bool {
+        let window = quota.window().as_micros() as u64;
+        while let Some((moment, old)) = self.admitted.front().copied() {
+            if moment + window > now {
+                break;
+            }
+            self.held -= old;
+            self.admitted.pop_front();
+        }
+        self.admitted.push_back((now, cost));
+        self.held += cost;
+        self.held > u64::from(quota.limit())
+    }
+}
+
+fn now_of<F>(verdict: Result<Verdict<F>, RateLimitError>) -> Decision {
+    match verdict {
+        Ok(Verdict::Now(decision)) => decision,
+        _ => panic!("memory decides at once"),
+    }
+}
+
+/// Random steps of paused time, keys, costs and a table that is far too small for them.
+async fn one_thread(operations: u32) -> u64 {
+    struct Ask {
+        key: u64,
+        cost: u32,
+    }
+    let own = Quota::new(12, Duration::from_millis(320));
+    let group = Quota::new(40, Duration::from_millis(977));
+    let limits = RateLimitLayer::new(MemoryStore::with_capacity(64))
+        .rule(
+            Rule::new("own", own)
+                .key(|ask: &Ask| ask.key.into())
+                .cost(|ask: &Ask| ask.cost),
+        )
+        .rule(Rule::new("group", group).key(|ask: &Ask| (ask.key % 7).into()))
+        .checker();
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut logs: HashMap<(bool, u64), Log> = HashMap::new();
+    let start = Instant::now();
+    let mut violations = 0;
+    for _ in 0..operations {
+        if random.u8(0..4) == 0 {
+            let step = match random.u8(0..20) {
+                0 => random.u64(0..1_200_000),
+                1..5 => random.u64(0..60_000),
+                _ => random.u64(0..2_000),
+            };
+            advance(Duration::from_micros(step)).await;
+        }
+        // Some hot keys, and a crowd that evicts them.
+        let key = if random.bool() {
+            random.u64(0..5)
+        } else {
+            random.u64(0..2_000)
+        };
+        let ask = Ask {
+            key,
+            cost: random.u32(1..5),
+        };
+        if now_of(limits.decide(&ask)).passes() {
+            let now = start.elapsed().as_micros() as u64;
+            let log = logs.entry((true, key)).or_default();
+            violations += u64::from(log.breaks(now, ask.cost.into(), own));
+            let log = logs.entry((false, key % 7)).or_default();
+            violations += u64::from(log.breaks(now, 1, group));
+        }
+    }
+    violations
+}
+
+/// Admissions that lie in one window for certain: each was decided between its two moments.
+fn broken_windows(mut admitted: Vec<(Instant, Instant)>, quota: Quota) -> u64 {
+    admitted.sort();
+    let mut broken = 0;
+    for (n, (start, _)) in admitted.iter().enumerate() {
+        let end = *start + quota.window();
+        let later = admitted[n..].iter().take_while(|(from, _)| *from < end);
+        let inside = later.filter(|(_, to)| *to < end).count();
+        broken += u64::from(inside > quota.limit() as usize);
+    }
+    broken
+}
+
+fn many_threads(operations: u64) -> u64 {
+    let quota = Quota::new(50, Duration::from_millis(8));
+    let limits = RateLimitLayer::new(MemoryStore::with_capacity(16))
+        .rule(Rule::new("key", quota).key(|key: &u64| (*key).into()))
+        .checker();
+    const THREADS: u64 = 4;
+    let admitted: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let limits = limits.clone();
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(thread);
+                    let mut admitted = Vec::new();
+                    for _ in 0..operations / THREADS {
+                        let key = random.u64(0..3);
+                        let before = Instant::now();
+                        if now_of(limits.decide(&key)).passes() {
+                            admitted.push((key, before, Instant::now()));
+                        }
+                    }
+                    admitted
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let of_key = |key| {
+        let mine = admitted.iter().filter(|(other, ..)| *other == key);
+        mine.map(|(_, from, to)| (*from, *to)).collect()
+    };
+    (0..3).map(|key| broken_windows(of_key(key), quota)).sum()
+}
+
+#[test]
+fn strict_memory() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let violations = runtime.block_on(one_thread(800_000)) + many_threads(400_000);
+    figure("strict-memory", violations);
+    assert_eq!(violations, 0);
+}
+
+async fn connect(server: &Redis) -> MultiplexedConnection {
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+async fn patient(server: &Redis) -> RedisStore<Shared<MultiplexedConnection>> {
+    Client::shared(connect(server).await)
+        .deadline(Duration::from_secs(30))
+        .into()
+}
+
+#[tokio::test]
+async fn strict_redis() {
+    let server = Redis::start().await;
+    let quota = Quota::new(80, Duration::from_millis(250));
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let limits = RateLimitLayer::new(patient(&server).await)
+            .rule(Rule::new("key", quota).key(|key: &u64| (*key).into()))
+            .checker();
+        for task in 0..16_u64 {
+            let limits = limits.clone();
+            tasks.spawn(async move {
+                let mut admitted = Vec::new();
+                for n in 0..400 {
+                    let key = (task + n) % 2;
+                    let before = Instant::now();
+                    if limits.check(&key).await.is_ok() {
+                        admitted.push((key, before, Instant::now()));
+                    }
+                }
+                admitted
+            });
+        }
+    }
+    let admitted: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert!(admitted.len() >= 160, "the limits were met");
+    let of_key = |key| {
+        let mine = admitted.iter().filter(|(other, ..)| *other == key);
+        mine.map(|(_, from, to)| (*from, *to)).collect()
+    };
+    let violations: u64 = (0..2).map(|key| broken_windows(of_key(key), quota)).sum();
+    figure("strict-redis", violations);
+    assert_eq!(violations, 0);
+}
+
+/// The script that `RedisStore` sends, at a moment of our own.
+fn script_at(
+    connection: &mut redis::Connection,
+    now: u64,
+    keys: [u64; 2],
+    costs: [u32; 2],
+    quotas: [Quota; 2],
+) -> Vec<Outcome> {
+    let mut cmd = redis::cmd("EVAL");
+    cmd.arg(include_str!("../src/store/window.lua")).arg(2);
+    cmd.arg(format!("{{t}}:a:{}", keys[0]))
+        .arg(format!("{{t}}:b:{}", keys[1]))
+        .arg(now);
+    for (quota, cost) in quotas.into_iter().zip(costs) {
+        let width = Terms::new(quota, 0).window().as_micros() as u64 / 16;
+        cmd.arg(0).arg(quota.limit()).arg(width).arg(cost);
+    }
+    let numbers: Vec<i64> = cmd.query(connection).unwrap();
+    numbers
+        .chunks(4)
+        .map(|rule| {
+            let wait = match rule[3] {
+                0 => Wait::None,
+                -1 => Wait::Forever,
+                micros => Wait::Micros(micros as u64),
+            };
+            Outcome::new(rule[0] as u32, rule[1] as u32, rule[2] as u64, wait)
+        })
+        .collect()
+}
+
+// Time is paused, so the store in memory and the script see the same microsecond; the connection to the
+// server blocks, so that time does not run on while it is waited for.
+#[tokio::test(start_paused = true)]
+async fn same_decisions() {
+    struct Ask {
+        keys: [u64; 2],
+        costs: [u32; 2],
+    }
+    let server = Redis::start().await;
+    let mut connection = redis::Client::open(server.url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    let quotas = [
+        Quota::new(9, Duration::from_micros(30_000_007)),
+        Quota::new(25, Duration::from_secs(60)),
+    ];
+    let limits = RateLimitLayer::new(MemoryStore::with_capacity(1_000))
+        .rule(
+            Rule::new("a", quotas[0])
+                .key(|ask: &Ask| ask.keys[0].into())
+                .cost(|ask: &Ask| ask.costs[0]),
+        )
+        .rule(
+            Rule::new("b", quotas[1])
+                .key(|ask: &Ask| ask.keys[1].into())
+                .cost(|ask: &Ask| ask.costs[1]),
+        )
+        .checker();
+    let start = Instant::now();
+    let mut random = fastrand::Rng::with_seed(3);
+    let (mut differing, mut passed) = (0_u64, 0);
+    for _ in 0..20_000 {
+        let step = match random.u8(0..10) {
+            0..4 => 0,
+            9 => random.u64(0..20_000_000),
+            _ => random.u64(0..500_000),
+        };
+        advance(Duration::from_micros(step)).await;
+        let ask = Ask {
+            keys: [random.u64(0..6), random.u64(0..3)],
+            costs: [random.u32(0..4), random.u32(0..4)],
+        };
+        let here = now_of(limits.decide(&ask));
+        let now = start.elapsed().as_micros() as u64;
+        let there = script_at(&mut connection, now, ask.keys, ask.costs, quotas);
+        let here_all: Vec<_> = here.iter().map(|(_, outcome)| outcome).collect();
+        differing += u64::from(here_all != there);
+        passed += u64::from(here.passes());
+    }
+    assert!(
+        (2_000..18_000).contains(&passed),
+        "both kinds of decisions occur: {passed}"
+    );
+    figure("same-decisions", differing);
+    assert_eq!(differing, 0);
+}
+
+#[tokio::test]
+async fn refused_changes_nothing() {
+    let server = Redis::start().await;
+    let limits = RateLimitLayer::new(patient(&server).await)
+        .rule(Rule::new("wide", Quota::per_hour(100_000)))
+        .rule(Rule::new("own", Quota::per_hour(1_000)).key(|n: &u64| Key::from(*n)))
+        .rule(Rule::new("full", Quota::per_hour(64)))
+        .checker();
+    for n in 0..64 {
+        limits.check(&n).await.unwrap();
+    }
+    let mut connection = connect(&server).await;
+    let mut counters = async || {
+        let mut keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        keys.sort();
+        let mut get = redis::cmd("MGET");
+        let values: Vec<Vec<u8>> = get.arg(&keys).query_async(&mut connection).await.unwrap();
+        keys.into_iter().zip(values).collect::<Vec<_>>()
+    };
+    let before = counters().await;
+    assert_eq!(before.len(), 66);
+    let mut tasks = JoinSet::new();
+    for n in 0..64 {
+        let limits = limits.clone();
+        tasks.spawn(async move {
+            for _ in 0..50 {
+                limits.check(&n).await.unwrap_err();
+            }
+        });
+    }
+    tasks.join_all().await;
+    let after = counters().await;
+    let changed = before
+        .iter()
+        .zip(&after)
+        .filter(|(before, after)| before != after)
+        .count()
+        + before.len().abs_diff(after.len());
+    figure("refused-changes-nothing", changed);
+    assert_eq!(changed, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn allocations_per_decision() {
+    let mut service = RateLimitLayer::new(MemoryStore::with_capacity(10_000))
+        .rule(Rule::new("own", Quota::per_hour(100)).key(|key: &u64| (*key).into()))
+        .rule(Rule::new("few", Quota::per_hour(100_000)).key(|key: &u64| (key % 3).into()))
+        .rule(Rule::new("all", Quota::per_minute(100_000)))
+        .layer(service_fn(|key: u64| {
+            std::future::ready(Ok::<u64, Infallible>(key))
+        }));
+    let mut worst = 0;
+    // First and repeated requests of each key.
+    for key in (0..2_000).chain(0..2_000) {
+        let allocations = count_allocations(|| {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(service.poll_ready(&mut context).is_ready());
+            let answer = std::pin::pin!(service.call(key));
+            let polled = std::future::Future::poll(answer, &mut context);
+            assert!(matches!(polled, std::task::Poll::Ready(Ok(_))));
+        });
+        worst = worst.max(allocations);
+    }
+    figure("allocations-per-decision", worst);
+    assert_eq!(worst, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn spoofed_forwarded_for() {
+    let mut service = RateLimitLayer::new(MemoryStore::with_capacity(1_000))
+        .rule(Rule::new("ip", Quota::per_minute(1)).by(ClientIp::behind_proxies(1)))
+        .http()
+        .layer(service_fn(async |_: Request<Body>| {
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        }));
+    let mut admitted = 0;
+    for n in 0..200 {
+        // The client makes up what it likes; the proxy appends where it was called from.
+        let forwarded = format!("198.51.100.{n}, 192.0.2.9");
+        let request = Request::get("/")
+            .header("x-forwarded-for", forwarded)
+            .body(Body::empty())
+            .unwrap();
+        let response = service.ready().await.unwrap().call(request).await.unwrap();
+        admitted += u64::from(response.status() == 200);
+    }
+    figure("spoofed-forwarded-for", admitted);
+    assert_eq!(admitted, 1);
+}

@@ -76,14 +76,14 @@ end
 local function renewed(w, version, limit, width, now)
   if w[VERSION] == version and w[LIMIT] == limit and w[WIDTH] == width then return w, false end
   if sum(advanced(w, now)) == 0 then return fresh(version, limit, width), false end
+  if version < w[VERSION] then return w, false end
   local newer = version > w[VERSION]
-  if version >= w[VERSION] then
-    if w[WIDTH] == width then
-      w[VERSION], w[LIMIT] = version, limit
-    else
-      w = recut(w, version, limit, width, now)
-    end
+  if w[WIDTH] == width then
+    w[VERSION], w[LIMIT] = version, limit
+    return w, newer
   end
+  w = recut(w, version, limit, width, now)
+  if sum(advanced(w, now)) == 0 then return fresh(version, limit, width), false end
   return w, newer
 end
 
