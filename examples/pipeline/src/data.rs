@@ -152,10 +152,10 @@ impl Data {
 impl Drop for Data {
     fn drop(&mut self) {
         self.readers.close();
-        for shard in &self.shards {
-            shard.close();
-        }
+        // All are told before the first is waited for: they sync at the same time.
+        self.shards.iter().for_each(|shard| shard.stop());
         self.log.close();
+        self.shards.iter().for_each(|shard| shard.close());
     }
 }
 
@@ -175,7 +175,10 @@ fn create(directory: PathBuf, settings: Settings) -> Result<(Layout, File), Data
         settings.shards.unwrap_or(SHARDS),
     )?;
     let lock = create::build(&directory, &meta)?;
-    Ok((Layout(directory), lock))
+    let found = directory
+        .canonicalize()
+        .map_err(|why| DataError::io(&directory, why))?;
+    Ok((Layout(found), lock))
 }
 
 /// Locks a directory that has something in it, if that is ours.

@@ -24,11 +24,20 @@ pub(super) fn build(target: &Path, meta: &Meta) -> Result<File, DataError> {
     let held = lock(&layout.lock(), target)?;
     clear(&layout)?;
     fill(&layout, meta)?;
+    if let Ok(empty) = fs::metadata(target) {
+        // What its owner made it to be, who may enter it above all.
+        fs::set_permissions(&site, empty.permissions()).map_err(|why| DataError::io(&site, why))?;
+    }
     sync(&site)?;
     fs::rename(&site, target).map_err(|why| match why.kind() {
         // Somebody was faster: it is theirs, and open.
         ErrorKind::DirectoryNotEmpty => DataError::InUse {
             directory: target.to_owned(),
+        },
+        // A volume of its own: nothing can take its place.
+        ErrorKind::ResourceBusy | ErrorKind::CrossesDevices => DataError::BadPlace {
+            directory: target.to_owned(),
+            why: "it is where a volume is mounted, name a new directory in it",
         },
         _ => DataError::io(target, why),
     })?;

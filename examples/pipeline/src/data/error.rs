@@ -31,6 +31,13 @@ pub enum DataError {
         /// What it was made with.
         made_with: u16,
     },
+    /// A new directory cannot be put there.
+    BadPlace {
+        /// The directory.
+        directory: PathBuf,
+        /// Why, and what to do.
+        why: &'static str,
+    },
     /// A setting that no directory can have.
     BadSettings(&'static str),
     /// A file is not what was written into it. Nothing was changed.
@@ -140,6 +147,7 @@ impl fmt::Display for DataError {
                 "{} was made with {made_with} {setting}, not {asked}: leave the setting out, or name a new directory",
                 directory.display()
             ),
+            Self::BadPlace { directory, why } => write!(f, "{}: {why}", directory.display()),
             Self::BadSettings(why) => f.write_str(why),
             Self::Damaged { file, damage } => {
                 write!(

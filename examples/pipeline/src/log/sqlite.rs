@@ -231,6 +231,7 @@ impl Log for SqliteLog {
         if from >= *self.partition(partition).end.borrow() || max == 0 {
             return Ok(empty);
         }
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
         // Only what is marked: a commit that is not may be gone after a crash.
         let published = self.shared.published.load(Ordering::Acquire);
         let rows = self

@@ -21,7 +21,6 @@ use self::writer::{Job, Writer};
 use super::{Applied, Batch, Query, ShardDb, ShardError, Tally, Versioned, Watermark};
 use crate::data::DataError;
 use crate::log::LogId;
-use crate::order::OpId;
 use crate::sqlite::{self, Readers};
 
 pub use self::catalogue::{PRODUCTS, Product, product};
@@ -73,6 +72,12 @@ impl SqliteShard {
             .await
     }
 
+    /// Lets the thread end after what was asked before, without waiting for it.
+    pub(crate) fn stop(&self) {
+        // It fails only when the thread is gone already.
+        let _ = self.queue.send(Job::Stop);
+    }
+
     /// Finishes what was asked before and ends the thread. From then on writes are refused.
     pub fn close(&self) {
         let writer = self
@@ -81,8 +86,7 @@ impl SqliteShard {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(writer) = writer {
-            // It fails only when the thread is gone already.
-            let _ = self.queue.send(Job::Stop);
+            self.stop();
             // A panic of it was shown; what it had not answered was not answered.
             let _ = writer.join();
         }
@@ -139,10 +143,6 @@ impl ShardDb for SqliteShard {
 
     async fn tally(&self) -> Result<Tally, ShardError> {
         self.look(query::tally).await
-    }
-
-    async fn decided(&self, since_ms: u64) -> Result<Vec<(OpId, [u8; 16])>, ShardError> {
-        self.look(move |db| query::decided(db, since_ms)).await
     }
 
     async fn letters(&self) -> Result<u64, ShardError> {

@@ -61,6 +61,18 @@ fn a_new_directory_is_made_at_a_path_that_is_not_there_or_empty_and_closes_tidil
 }
 
 #[test]
+fn an_empty_directory_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    open(home.path()).unwrap().close();
+    assert_eq!(
+        fs::metadata(home.path()).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+}
+
+#[test]
 fn a_link_to_an_empty_directory_stands_for_it() {
     let home = tempfile::tempdir().unwrap();
     fs::create_dir(home.path().join("real")).unwrap();

@@ -13,7 +13,7 @@ use pipeline::order::{OpId, Record};
 use pipeline::shard::{Batch, DeadRow, Fate, Row, ShardDb, ShardError, SqliteShard};
 use proptest::prelude::*;
 
-use crate::{fresh, open, record};
+use crate::{crash, fresh, open, record};
 
 const SHARED: u16 = 3;
 
@@ -52,6 +52,8 @@ enum Step {
     Gap { partition: u16 },
     /// Stop and start.
     Restart,
+    /// Be killed, and start.
+    Kill,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
@@ -75,6 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(partition, rows, back)| Step::Batch { partition, rows, back }),
         1 => (0..SHARED).prop_map(|partition| Step::Gap { partition }),
         1 => Just(Step::Restart),
+        1 => Just(Step::Kill),
     ]
 }
 
@@ -158,7 +161,7 @@ fn rows(partition: u16, records: &[(u64, Option<Record>)]) -> Vec<Row> {
 }
 
 async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let (home, mut data) = fresh();
+    let (mut home, mut data) = fresh();
     let log: LogId = data.log().id();
     let mut partitions: [Vec<(u64, Option<Record>)>; SHARED as usize] = Default::default();
     for sent in &all {
@@ -181,8 +184,14 @@ async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> 
     });
     for step in steps.into_iter().chain(last) {
         match step {
-            Step::Restart => {
-                data.close();
+            Step::Restart | Step::Kill => {
+                if matches!(step, Step::Kill) {
+                    let killed = crash(home.path());
+                    drop(data);
+                    home = killed;
+                } else {
+                    data.close();
+                }
                 data = open(home.path()).unwrap();
                 for partition in 0..SHARED {
                     let found = data.shards()[0].adopt(partition, log, 1).await.unwrap();

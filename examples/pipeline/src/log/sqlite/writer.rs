@@ -306,3 +306,26 @@ fn refuse_rest(jobs: &Receiver<Job>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(code: i32) -> AppendError {
+        uncommitted(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(code),
+            None,
+        ))
+    }
+
+    #[test]
+    fn a_commit_without_room_wrote_nothing_and_a_failed_sync_is_not_known() {
+        use rusqlite::ffi::{SQLITE_BUSY, SQLITE_FULL, SQLITE_IOERR_FSYNC, SQLITE_NOMEM};
+        for code in [SQLITE_FULL, SQLITE_BUSY] {
+            assert!(matches!(failed(code), AppendError::Refused(_)));
+        }
+        for code in [SQLITE_IOERR_FSYNC, SQLITE_NOMEM] {
+            assert!(matches!(failed(code), AppendError::Unknown(_)));
+        }
+    }
+}

@@ -97,15 +97,6 @@ pub(super) fn tally(db: &mut Connection) -> Result<Tally> {
     Ok(tally)
 }
 
-/// What was decided since a time.
-pub(super) fn decided(db: &Connection, since_ms: u64) -> Result<Vec<(OpId, [u8; 16])>> {
-    db.prepare("SELECT op, fingerprint FROM op WHERE at_ms >= ?1")?
-        .query_map([i64::try_from(since_ms).unwrap_or(i64::MAX)], |row| {
-            Ok((OpId(row.get(0)?), row.get(1)?))
-        })?
-        .collect()
-}
-
 pub(super) fn letters(db: &Connection) -> Result<u64> {
     db.query_row("SELECT count(*) FROM letter", [], |row| row.get(0))
 }
