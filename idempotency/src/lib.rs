@@ -1,1 +1,44 @@
 //! Idempotency keys as a tower layer: one execution per key, whatever disconnects, crashes or is sent twice.
+
+mod claim;
+mod core;
+mod error;
+mod exchange;
+mod future;
+#[cfg(feature = "http")]
+mod http;
+mod key;
+mod layer;
+mod lease;
+mod messages;
+mod policy;
+pub mod record;
+mod run;
+mod scope;
+mod service;
+mod store;
+mod tasks;
+mod telemetry;
+
+#[cfg(feature = "http")]
+pub use crate::http::{
+    Http, HttpFuture, HttpScope, IdempotencyKey, Problem, ResponseBody, Scoped, Undone,
+};
+#[cfg(feature = "json")]
+pub use messages::Json;
+#[cfg(feature = "redis")]
+pub use store::RedisStore;
+pub use {
+    error::{BoxError, ConfigError, Error, RecordError, StoreError},
+    exchange::Keep,
+    future::ResponseFuture,
+    key::{Fingerprint, Key, RecordKey},
+    layer::IdempotencyLayer,
+    lease::{Claim, Fence, Lease, LeaseState},
+    messages::{Codec, CodecMissing, KeyMissing, KeyedBy, Messages, ScopeOf, ScopedBy},
+    policy::{Abandoned, Failed, InFlight, Unstored},
+    scope::{ScopeMissing, Unscoped},
+    service::Idempotency,
+    store::{MemoryStore, Store},
+    tasks::{Drain, Tasks},
+};

@@ -1,0 +1,66 @@
+//! The key of a request.
+
+use http::HeaderName;
+
+use super::{problem::Problem, structured};
+use crate::key::Key;
+
+static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How many characters a key may have.
+const LONGEST: usize = 255;
+
+/// A key that an outer layer found elsewhere, such as in the body: put it into the request's
+/// extensions. An `Idempotency-Key` header goes before it.
+///
+/// It is held to the same limits: 1 to 255 printable ASCII characters.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(pub String);
+
+impl std::fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IdempotencyKey({} bytes)", self.0.len())
+    }
+}
+
+/// The key of a request, if it has one.
+pub(super) fn read<B>(request: &http::Request<B>, bare: bool) -> Result<Option<Key>, Problem> {
+    let mut values = request.headers().get_all(&HEADER).iter();
+    if let Some(value) = values.next() {
+        if values.next().is_some() {
+            return Err(Problem::KeyRepeated);
+        }
+        return header(value.as_bytes(), bare).map(Some);
+    }
+    match request.extensions().get::<IdempotencyKey>() {
+        Some(IdempotencyKey(key)) => limited(key).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn header(value: &[u8], bare: bool) -> Result<Key, Problem> {
+    let trimmed = value.trim_ascii();
+    if bare && !trimmed.starts_with(b"\"") {
+        // A comma or a space inside would be a list, or several fields joined on the way.
+        let plain = |&byte: &u8| byte.is_ascii_graphic() && byte != b',' && byte != b'"';
+        if !trimmed.iter().all(plain) {
+            return Err(Problem::KeyMalformed);
+        }
+        return std::str::from_utf8(trimmed)
+            .map_err(|_| Problem::KeyMalformed)
+            .and_then(limited);
+    }
+    match structured::string(value) {
+        Ok(key) => limited(&key),
+        Err(structured::NotAString) => Err(Problem::KeyMalformed),
+    }
+}
+
+fn limited(key: &str) -> Result<Key, Problem> {
+    let printable = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if printable && (1..=LONGEST).contains(&key.len()) {
+        Ok(Key::from(key))
+    } else {
+        Err(Problem::KeyMalformed)
+    }
+}

@@ -1,0 +1,180 @@
+//! Records on a Redis server, one key each.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use ::redis::{Cmd, RedisError, Value};
+use bytes::Bytes;
+use seawall_redis::{Client, Pooled, Script, Shared, Source};
+
+use super::Store;
+use crate::{
+    error::StoreError,
+    key::RecordKey,
+    record::{Swap, Swapped},
+};
+
+/// Keeps records on Redis 7.0 or later, a cluster included: each record is one key.
+///
+/// A first request takes two commands (`SET NX GET PX`, and one call of a script that compares and
+/// swaps), a replay takes one. The connection brings a deadline for each command and a breaker; see
+/// [`Client`]. Give the server a `maxmemory-policy` of `noeviction`: a record that was evicted is a
+/// call that may be executed again.
+#[derive(Debug, Clone)]
+pub struct RedisStore<S> {
+    client: Client<S>,
+    prefix: Arc<str>,
+}
+
+/// Compares and swaps. The bytes that were found come back when they are none of those expected.
+static SWAP: Script = Script::new(
+    r"
+local found = redis.call('GET', KEYS[1])
+if found == ARGV[1] then
+  return 2
+end
+local matches = found == false and ARGV[3] == '1'
+for i = 4, #ARGV do
+  matches = matches or found == ARGV[i]
+end
+if matches then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+return found
+",
+);
+
+impl<C> RedisStore<Shared<C>>
+where
+    C: ::redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
+{
+    /// Over a connection that many calls share: multiplexed, a `ConnectionManager`, or a cluster's.
+    pub fn new(connection: C) -> Self {
+        Self::from(Client::new(Shared::new(connection)))
+    }
+}
+
+impl<M> RedisStore<Pooled<M>>
+where
+    M: bb8::ManageConnection<Error = RedisError>,
+    M::Connection: ::redis::aio::ConnectionLike,
+{
+    /// Over a pool, from which each command takes a connection in turn.
+    pub fn pooled(pool: bb8::Pool<M>) -> Self {
+        Self::from(Client::new(Pooled::new(pool)))
+    }
+}
+
+impl<S: Source> From<Client<S>> for RedisStore<S> {
+    /// With a deadline and a breaker of the caller's choice.
+    fn from(client: Client<S>) -> Self {
+        Self {
+            client,
+            prefix: Arc::from("seawall:idempotency:"),
+        }
+    }
+}
+
+impl<S> RedisStore<S> {
+    /// What the names of its keys begin with, `seawall:idempotency:` by default. Layers which share
+    /// a server and have other records, other scopes or other codecs need prefixes of their own.
+    #[must_use]
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        self.prefix = Arc::from(prefix);
+        self
+    }
+
+    fn name(&self, key: &RecordKey) -> String {
+        let mut name = String::with_capacity(self.prefix.len() + 64);
+        // Writing to a string does not fail.
+        let _ = write!(name, "{}{key}", self.prefix);
+        name
+    }
+}
+
+impl<S: Source> Store for RedisStore<S> {
+    async fn claim(
+        &self,
+        key: &RecordKey,
+        record: Bytes,
+        keep_for: Duration,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let mut set = Cmd::new();
+        set.arg("SET").arg(self.name(key)).arg(&record[..]);
+        set.arg("NX").arg("GET").arg("PX").arg(millis(keep_for));
+        match self.client.command(&set).await.map_err(unavailable)? {
+            Value::Nil => Ok(None),
+            Value::BulkString(found) => Ok(Some(found.into())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn remaining(&self, key: &RecordKey) -> Result<Option<Duration>, StoreError> {
+        let mut pttl = Cmd::new();
+        pttl.arg("PTTL").arg(self.name(key));
+        match self.client.command(&pttl).await.map_err(unavailable)? {
+            Value::Int(-1) => Err(StoreError::Foreign {
+                found: "a value that never expires",
+            }),
+            Value::Int(left) => Ok(u64::try_from(left).ok().map(Duration::from_millis)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn swap(&self, key: &RecordKey, swap: &Swap) -> Result<Swapped, StoreError> {
+        let name = self.name(key);
+        let keep_for = millis(swap.keep_for()).to_string();
+        let from_nothing: &[u8] = if swap.from_nothing() { b"1" } else { b"0" };
+        let mut args: Vec<&[u8]> = vec![swap.to(), keep_for.as_bytes(), from_nothing];
+        args.extend(swap.from().iter().map(|bytes| &bytes[..]));
+        match self
+            .client
+            .script(&SWAP, &[name.as_bytes()], &args)
+            .await
+            .map_err(unavailable)?
+        {
+            Value::Int(1) => Ok(Swapped::Applied),
+            Value::Int(2) => Ok(Swapped::Already),
+            Value::Nil => Ok(Swapped::Lost(None)),
+            Value::BulkString(found) => Ok(Swapped::Lost(Some(found.into()))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn steady_for(&self) -> Duration {
+        self.client.steady_for()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1)
+}
+
+fn unavailable(error: seawall_redis::Error) -> StoreError {
+    match &error {
+        seawall_redis::Error::Redis(reply) if reply.code() == Some("WRONGTYPE") => {
+            StoreError::Foreign {
+                found: "a value of another type",
+            }
+        }
+        _ => StoreError::Unavailable {
+            indeterminate: error.is_indeterminate(),
+            source: Box::new(error),
+        },
+    }
+}
+
+/// A reply no Redis gives to this command: it was carried out, in some way.
+fn unexpected(value: &Value) -> StoreError {
+    let error = RedisError::from((
+        ::redis::ErrorKind::UnexpectedReturnType,
+        "the server's reply has another shape than the command's",
+        format!("{value:?}").chars().take(64).collect(),
+    ));
+    StoreError::Unavailable {
+        indeterminate: true,
+        source: Box::new(error),
+    }
+}
