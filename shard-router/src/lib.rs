@@ -85,6 +85,7 @@ mod stored;
 mod table;
 mod telemetry;
 mod topology;
+mod validate;
 
 pub use access::{Access, Classify, Position, WritesOnly};
 pub use bulkhead::Bulkhead;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::slot;
+use crate::balance::NOBODY;
+use crate::slot::{self, COUNT};
 use crate::topology::place;
+use crate::validate::checked;
 use crate::{ConfigError, Shard, ShardId, Slot, SlotRange, Topology};
 
 /// The slots that change hands between two assignments: something to read, to store, and to apply
@@ -165,19 +167,33 @@ impl Topology {
             let (current, given) = (self.epoch(), plan.to_epoch);
             return Err(ConfigError::StaleEpoch { current, given });
         }
-        let mut owners: Vec<&ShardId> = Slot::all().map(|slot| self.owner(slot)).collect();
+        let shards = checked(plan.shards.iter().cloned())?;
+        let mut owners = [NOBODY; COUNT];
         for a_move in &plan.moves {
+            let to = place(&shards, a_move.to.as_str())?;
             for slot in a_move.slots() {
-                let owner = &mut owners[slot.index()];
-                if **owner != a_move.from {
-                    let (plan, owner) = (a_move.from.clone(), (*owner).clone());
+                let owner = match owners[slot.index()] {
+                    NOBODY => self.owner(slot),
+                    moved => shards[usize::from(moved)].id(),
+                };
+                if *owner != a_move.from {
+                    let (plan, owner) = (a_move.from.clone(), owner.clone());
                     return Err(ConfigError::PlanOwner { slot, plan, owner });
                 }
-                *owner = &a_move.to;
+                owners[slot.index()] = to;
             }
         }
-        let assignment = Slot::all().map(|slot| (slot.into(), owners[slot.index()].clone()));
-        Topology::assigned(plan.to_epoch, plan.shards.iter().cloned(), assignment)
+        // What does not move stays with its owner, which must still be there.
+        let old = self.shards().iter();
+        let stands: Vec<_> = old
+            .map(|shard| place(&shards, shard.id().as_str()))
+            .collect();
+        for slot in Slot::all() {
+            if owners[slot.index()] == NOBODY {
+                owners[slot.index()] = stands[self.place_of(slot)].clone()?;
+            }
+        }
+        Ok(Topology::from_parts(plan.to_epoch, shards, owners))
     }
 }
 

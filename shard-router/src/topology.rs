@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::balance::{self, NOBODY, Shares};
 use crate::plan::Plan;
 use crate::slot::COUNT;
+use crate::validate::checked;
 use crate::{ConfigError, Endpoint, Key, Shard, ShardId, Slot, SlotRange};
 
 /// Which shard owns which slot, at one epoch. A value: it never changes, and is cheap to clone.
@@ -53,11 +54,7 @@ impl Topology {
             &mut owners,
             &balance::targets(&shares, &vec![0; shards.len()]),
         );
-        Ok(Self {
-            epoch: 1,
-            shards,
-            owners: Arc::new(owners),
-        })
+        Ok(Self::from_parts(1, shards, owners))
     }
 
     /// A first assignment that deals slots like cards, in the order of the shards' names: with N
@@ -90,11 +87,7 @@ impl Topology {
         for (owner, dealt) in owners.iter_mut().zip((0..shards.len() as u16).cycle()) {
             *owner = dealt;
         }
-        Ok(Self {
-            epoch: 1,
-            shards,
-            owners: Arc::new(owners),
-        })
+        Ok(Self::from_parts(1, shards, owners))
     }
 
     /// An assignment that was made earlier and kept.
@@ -128,11 +121,16 @@ impl Topology {
             Some(gap) => Err(ConfigError::Gap {
                 slot: Slot::from_index(gap),
             }),
-            None => Ok(Self {
-                epoch,
-                shards,
-                owners: Arc::new(owners),
-            }),
+            None => Ok(Self::from_parts(epoch, shards, owners)),
+        }
+    }
+
+    /// Of shards that were checked, and an owner among them for each slot.
+    pub(crate) fn from_parts(epoch: u64, shards: Arc<[Shard]>, owners: [u16; COUNT]) -> Self {
+        Self {
+            epoch,
+            shards,
+            owners: Arc::new(owners),
         }
     }
 
@@ -231,11 +229,7 @@ impl Topology {
         let epoch = self.epoch.checked_add(1).ok_or(ConfigError::LastEpoch)?;
         let targets = targets(&shares(&shards), &balance::held(&owners, shards.len()));
         balance::settle(&mut owners, &targets);
-        Ok(Self {
-            epoch,
-            shards,
-            owners: Arc::new(owners),
-        })
+        Ok(Self::from_parts(epoch, shards, owners))
     }
 
     /// The moves that lead from `old` to this assignment: exactly the slots whose owner differs.
@@ -329,75 +323,4 @@ pub(crate) fn place(shards: &[Shard], id: &str) -> Result<u16, ConfigError> {
         .binary_search_by(|shard| shard.id().as_str().cmp(id))
         .map(|place| place as u16)
         .map_err(|_| ConfigError::UnknownShard { shard: id.into() })
-}
-
-/// The shards in the order of their names, if nothing is wrong with them.
-fn checked<I: IntoIterator<Item: Into<Shard>>>(shards: I) -> Result<Arc<[Shard]>, ConfigError> {
-    let mut shards: Vec<Shard> = shards.into_iter().map(Into::into).collect();
-    if shards.is_empty() {
-        return Err(ConfigError::NoShards);
-    }
-    if shards.len() > COUNT {
-        return Err(ConfigError::TooManyShards {
-            given: shards.len(),
-        });
-    }
-    if let Some(position) = shards
-        .iter()
-        .position(|shard| shard.id().as_str().is_empty())
-    {
-        return Err(ConfigError::EmptyId { position });
-    }
-    shards.sort_by(|a, b| a.id().cmp(b.id()));
-    if let Some(pair) = shards.windows(2).find(|pair| pair[0].id() == pair[1].id()) {
-        return Err(ConfigError::DuplicateShard {
-            shard: pair[0].id().clone(),
-        });
-    }
-    let mut sum = 0.0;
-    for shard in &shards {
-        let (id, weight) = (shard.id(), shard.given_weight());
-        if !(weight.is_finite() && weight > 0.0) {
-            return Err(ConfigError::Weight {
-                shard: id.clone(),
-                weight,
-            });
-        }
-        sum += weight;
-        if !sum.is_finite() {
-            return Err(ConfigError::WeightOverflow { shard: id.clone() });
-        }
-        endpoints_checked(shard)?;
-    }
-    Ok(shards.into())
-}
-
-fn endpoints_checked(shard: &Shard) -> Result<(), ConfigError> {
-    let id = || shard.id().clone();
-    let (primary, replicas) = shard.addresses();
-    if primary.is_empty() {
-        return Err(ConfigError::NoPrimary { shard: id() });
-    }
-    if replicas.len() > usize::from(u16::MAX) {
-        return Err(ConfigError::TooManyReplicas {
-            shard: id(),
-            given: replicas.len(),
-        });
-    }
-    let mut seen = std::collections::HashSet::from([primary]);
-    for endpoint in shard.endpoints().skip(1) {
-        if endpoint.address().is_empty() {
-            return Err(ConfigError::EmptyAddress {
-                shard: id(),
-                role: endpoint.role(),
-            });
-        }
-    }
-    match replicas.iter().find(|address| !seen.insert(address)) {
-        Some(twice) => Err(ConfigError::DuplicateAddress {
-            shard: id(),
-            address: (**twice).to_owned(),
-        }),
-        None => Ok(()),
-    }
 }

@@ -265,6 +265,28 @@ async fn a_read_goes_to_the_replica_with_less_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_over_counts_no_more_when_a_replica_is_picked() {
+    let backends = Backends::default();
+    let shard = Shard::new("a").primary("p").replicas(["r0", "r1"]);
+    let mut router = router(
+        Topology::slots([shard]).unwrap(),
+        &backends,
+        Bulkhead::default(),
+    );
+    backends.hold("r0");
+    backends.hold("r1");
+    let mut stays = task::spawn(router.call(read(A)));
+    assert_pending!(stays.poll());
+    let open = || (backends.open("r0"), backends.open("r1"));
+    let with_both = (1, 1);
+    for _ in 0..50 {
+        let mut passes = task::spawn(router.call(read(A)));
+        assert_pending!(passes.poll());
+        assert_eq!(open(), with_both, "the other replica has nothing to do");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn reads_that_find_their_replica_busy_do_not_spill_to_the_primary() {
     let backends = Backends::default();
     let shard = Shard::new("a").primary("p").replica("r0");

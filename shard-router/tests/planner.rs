@@ -159,7 +159,8 @@ fn take(topology: &Topology, step: &Step, fresh: usize) -> Topology {
             (topology.with_shard_replaced(anew).unwrap(), shard)
         }
     };
-    for slot in moved(topology, &after) {
+    let moved = moved(topology, &after);
+    for &slot in &moved {
         let (from, to) = (topology.owner(slot), after.owner(slot));
         assert!(
             *from == about || *to == about,
@@ -167,7 +168,7 @@ fn take(topology: &Topology, step: &Step, fresh: usize) -> Topology {
         );
     }
     let plan = after.plan_from(topology);
-    assert_eq!(plan.slot_count(), moved(topology, &after).len());
+    assert_eq!(plan.slot_count(), moved.len());
     assert_eq!(topology.apply(&plan).unwrap(), after);
     after
 }
