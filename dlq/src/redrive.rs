@@ -233,8 +233,8 @@ impl<Q: Queue> Redrive<Q> {
                 } else {
                     sleep_until(next_at).await;
                     let now = Instant::now();
-                    next_at =
-                        (next_at + self.interval).max(now.checked_sub(CATCH_UP).unwrap_or(now));
+                    let made_up = now.checked_sub(CATCH_UP).unwrap_or(now);
+                    next_at = next_at.max(made_up) + self.interval;
                     let id = letter.id();
                     match send(service, letter.redriven()).await {
                         Ok(()) => {

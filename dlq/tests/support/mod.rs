@@ -1,0 +1,124 @@
+//! What the tests of this crate share.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses its part
+
+use std::{
+    error::Error,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use seawall_dlq::{
+    BoxError, Envelope, Failure, Filter, Letter, MemorySink, Origin, Queue, Sink, SinkError, Span,
+    Written,
+};
+use tower::{Service, ServiceExt};
+
+/// The error of a service that cannot handle a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("broken")
+    }
+}
+
+impl Error for Broken {}
+
+/// A message of a log.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub offset: u64,
+    pub payload: Bytes,
+}
+
+impl Message {
+    pub fn new(offset: u64, payload: &'static str) -> Self {
+        Self {
+            offset,
+            payload: Bytes::from_static(payload.as_bytes()),
+        }
+    }
+
+    pub fn to_letter(&self) -> Envelope {
+        Envelope::new(Origin::log("orders", 3, self.offset), self.payload.clone())
+    }
+}
+
+pub const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// The time at which letters die here.
+pub fn noon() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)
+}
+
+pub fn letter(offset: u64) -> Letter {
+    let envelope = Envelope::new(
+        Origin::log("orders", 3, offset),
+        format!("payload {offset}"),
+    )
+    .key(format!("key {offset}"))
+    .header("trace", vec![0, 159, 146, 150])
+    .header("trace", "again");
+    Letter::new(
+        envelope,
+        Failure::new("timeout", format!("shard {offset} is slow")),
+        noon(),
+    )
+}
+
+pub async fn all(queue: &impl Queue) -> Vec<Letter> {
+    let mut letters = Vec::new();
+    let mut span = Span::all();
+    loop {
+        let page = queue.list(&Filter::all(), &span, 7).await.unwrap();
+        letters.extend(page.letters);
+        match page.next {
+            Some(next) => span.after = Some(next),
+            None => return letters,
+        }
+    }
+}
+
+/// Readies a service and calls it.
+pub async fn call<S, Req>(service: &mut S, request: Req) -> Result<S::Response, BoxError>
+where
+    S: Service<Req, Error = BoxError>,
+{
+    service.ready().await?.call(request).await
+}
+
+/// A sink that takes a few polls to write, and can be down.
+#[derive(Debug, Clone)]
+pub struct SlowSink {
+    pub letters: MemorySink,
+    pub down: Arc<AtomicBool>,
+}
+
+impl SlowSink {
+    pub fn new() -> Self {
+        Self {
+            letters: MemorySink::with_capacity(1000),
+            down: Arc::default(),
+        }
+    }
+}
+
+impl Sink for SlowSink {
+    async fn write(&self, letter: Letter) -> Result<Written, SinkError> {
+        tokio::task::yield_now().await;
+        if self.down.load(SeqCst) {
+            return Err(SinkError::other("the sink is down"));
+        }
+        let written = self.letters.write(letter).await;
+        tokio::task::yield_now().await;
+        written
+    }
+}
