@@ -3,17 +3,18 @@
 use http::HeaderName;
 
 use super::{problem::Problem, structured};
-use crate::key::Key;
 
 static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How many characters a key may have.
 const LONGEST: usize = 255;
 
-/// A key that an outer layer found elsewhere, such as in the body: put it into the request's
-/// extensions. An `Idempotency-Key` header goes before it.
+/// The key of a request, in its extensions.
 ///
-/// It is held to the same limits: 1 to 255 printable ASCII characters.
+/// An outer layer that finds the key elsewhere, such as in the body, puts it there; an
+/// `Idempotency-Key` header goes before it. The handler finds the key there wherever it came from:
+/// for a database that keeps it beside the effect, for one. It is held to the same limits as the
+/// header: 1 to 255 printable ASCII characters.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(pub String);
 
@@ -24,7 +25,10 @@ impl std::fmt::Debug for IdempotencyKey {
 }
 
 /// The key of a request, if it has one.
-pub(super) fn read<B>(request: &http::Request<B>, bare: bool) -> Result<Option<Key>, Problem> {
+pub(super) fn read<B>(
+    request: &http::Request<B>,
+    bare: bool,
+) -> Result<Option<IdempotencyKey>, Problem> {
     let mut values = request.headers().get_all(&HEADER).iter();
     if let Some(value) = values.next() {
         if values.next().is_some() {
@@ -38,7 +42,7 @@ pub(super) fn read<B>(request: &http::Request<B>, bare: bool) -> Result<Option<K
     }
 }
 
-fn header(value: &[u8], bare: bool) -> Result<Key, Problem> {
+fn header(value: &[u8], bare: bool) -> Result<IdempotencyKey, Problem> {
     let trimmed = value.trim_ascii();
     if bare && !trimmed.starts_with(b"\"") {
         // A comma or a space inside would be a list, or several fields joined on the way.
@@ -56,10 +60,10 @@ fn header(value: &[u8], bare: bool) -> Result<Key, Problem> {
     }
 }
 
-fn limited(key: &str) -> Result<Key, Problem> {
+fn limited(key: &str) -> Result<IdempotencyKey, Problem> {
     let printable = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if printable && (1..=LONGEST).contains(&key.len()) {
-        Ok(Key::from(key))
+        Ok(IdempotencyKey(key.to_owned()))
     } else {
         Err(Problem::KeyMalformed)
     }

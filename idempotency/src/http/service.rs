@@ -21,7 +21,7 @@ use super::{
     scope,
 };
 use crate::{
-    error::BoxError, future::ResponseFuture, key::RecordKey, run::Job, service::Idempotency,
+    error::BoxError, future::ResponseFuture, key::{Key, RecordKey}, run::Job, service::Idempotency,
     store::Store,
 };
 
@@ -59,7 +59,7 @@ where
             Ok(None) => return HttpFuture::pass(self.inner.call(request)),
             Err(problem) => return HttpFuture::answer(problem.respond(docs, None)),
         };
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let scope = match &settings.scope {
             None => None,
             Some(scope) => match scope.scope(&parts) {
@@ -71,7 +71,8 @@ where
             return HttpFuture::answer(Problem::BodyTooLarge.respond(docs, None));
         }
 
-        let key = RecordKey::new(scope.as_ref(), &key);
+        let record = RecordKey::new(scope.as_ref(), &Key::from(&key.0));
+        parts.extensions.insert(key);
         let exchange = Web::new(settings.max_response, settings.docs.clone());
         let fingerprint = Arc::clone(&settings.fingerprint);
         let core = Arc::clone(&self.core);
@@ -84,7 +85,7 @@ where
                 core,
                 service,
                 request,
-                key,
+                key: record,
                 fingerprint,
                 exchange,
             };
