@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The full pipeline in one program: API, log, workers, shards, caches, load and accounting.
+#[derive(Debug, Parser)]
+#[command(name = "pipeline", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; the demo if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The demo's settings, where no command is named.
+    #[command(flatten)]
+    pub demo: DemoArgs,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything under load for a while, then report and close the accounting.
+    Demo(DemoArgs),
+    /// Serve real clients until Ctrl-C.
+    Serve(ServeArgs),
+}
+
+/// Settings of `pipeline demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// How long to send requests, in seconds.
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Requests a second to send.
+    #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: u64,
+    /// Write the report as JSON to this file as well.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Connections of the load.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub connections: u16,
+    /// Two runs of one seed send the same requests.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// The chance that a shard call is failed on purpose, before and after its transaction.
+    #[arg(long, default_value = "0.002", value_parser = chance)]
+    pub faults: f64,
+    /// Retry waits are 1, 2, 4 ... 300 s times this.
+    #[arg(long, default_value = "0.01", value_parser = scale)]
+    pub retry_scale: f64,
+    /// Shards; must divide the 100 partitions.
+    #[arg(long, default_value_t = 10, value_parser = shards)]
+    pub shards: u16,
+}
+
+/// Settings of `pipeline serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// The data directory; made if it is not there.
+    #[arg(long, default_value = "pipeline-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Shards; must divide the 100 partitions. Fixed when the data directory is made.
+    #[arg(long, value_parser = shards)]
+    pub shards: Option<u16>,
+    /// Requests a minute for each user.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub user_limit: u32,
+    /// Requests a minute for each client address.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub ip_limit: u32,
+    /// Requests a minute for each API key.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub key_limit: u32,
+    /// Proxies in front that add to X-Forwarded-For.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub proxies: u8,
+    /// Retry waits are 1, 2, 4 ... 300 s times this.
+    #[arg(long, default_value = "1", value_parser = scale)]
+    pub retry_scale: f64,
+    /// How long to finish what was begun after Ctrl-C, in seconds.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub drain: Duration,
+}
+
+impl Cli {
+    /// Reads the command line. What is wrong with it is one line.
+    pub fn read<I, T>(args: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        Self::try_parse_from(args)
+    }
+}
+
+/// An error of the command line in one line.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let said = text.split("\n\nUsage:").next().unwrap_or(&text);
+    let said: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    format!(
+        "{}; see `pipeline --help`",
+        said.join(" ").trim_start_matches("error: ")
+    )
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let secs: f64 = text
+        .parse()
+        .map_err(|_| "give a number of seconds".to_owned())?;
+    if !(0.1..=86_400.0).contains(&secs) {
+        return Err("give from 0.1 to 86400 seconds".into());
+    }
+    Ok(Duration::from_secs_f64(secs))
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    number_in(text, 0.0, 0.5)
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    number_in(text, 0.001, 1.0)
+}
+
+fn number_in(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if (low..=high).contains(&x) => Ok(x),
+        _ => Err(format!("give a number from {low} to {high}")),
+    }
+}
+
+fn shards(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(n) if n > 0 && crate::app::PARTITIONS.is_multiple_of(n) => Ok(n),
+        _ => Err(format!(
+            "give a divisor of the {} partitions, such as 10 or 50, so that a batch is one transaction",
+            crate::app::PARTITIONS
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(args: &[&str]) -> String {
+        one_line(&Cli::read(args).expect_err("a wrong command line"))
+    }
+
+    #[test]
+    fn the_demo_is_what_runs_when_nothing_is_said() {
+        let cli = Cli::read(["pipeline"]).expect("it parses");
+        assert!(cli.command.is_none());
+        assert_eq!(cli.demo.seconds, Duration::from_secs(10));
+        let cli = Cli::read(["pipeline", "--seconds", "3"]).expect("it parses");
+        assert_eq!(cli.demo.seconds, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_that_says_how_to_mend_it() {
+        for args in [
+            &["pipeline", "demo", "--seconds", "0"][..],
+            &["pipeline", "demo", "--seconds", "NaN"],
+            &["pipeline", "demo", "--rate", "0"],
+            &["pipeline", "demo", "--shards", "7"],
+            &["pipeline", "demo", "--faults", "2"],
+            &["pipeline", "serve", "--listen", "nowhere"],
+            &["pipeline", "serve", "--user-limit", "0"],
+            &["pipeline", "fly"],
+            &["pipeline", "demo", "--no-such-flag"],
+        ] {
+            let said = complaint(args);
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(said.contains("--help"), "{said}");
+        }
+        assert!(complaint(&["pipeline", "demo", "--shards", "7"]).contains("divisor"));
+    }
+}

@@ -1,0 +1,313 @@
+//! The demo: everything in one process, real HTTP in between, and books that must close.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::accounting::Accounting;
+use crate::api::Limits;
+use crate::app::{App, Config, PARTITIONS, runtime};
+use crate::args::DemoArgs;
+use crate::cpu;
+use crate::data::{Data, PRODUCTS, Settings as DataSettings};
+use crate::load::{Ledger, Load, Mix, Run};
+use crate::report::{
+    CacheFigures, FaultFigures, Percentiles, Report, Settings, StageFigures, Throughput,
+};
+use crate::shard::{ShardDb, Tally};
+use crate::shards::Faults;
+use crate::worker::WorkerSettings;
+
+/// Users that the load plays.
+const USERS: usize = 50_000;
+
+/// How long the pipeline may take to finish what it accepted.
+const DRAIN: Duration = Duration::from_secs(120);
+
+/// Runs the demo. Answers whether the accounting closed.
+pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
+    // The file is made first: to learn at the end that it cannot be written would waste the run.
+    let report_file = args
+        .report
+        .as_ref()
+        .map(|path| {
+            std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))
+        })
+        .transpose()?;
+    let directory = tempfile::tempdir().context("no temporary directory")?;
+    let path = directory.path().join("data");
+    let settings = DataSettings {
+        partitions: Some(PARTITIONS),
+        shards: Some(args.shards),
+        ..DataSettings::default()
+    };
+    let data = Data::open_or_create(&path, settings)?;
+    let app = App::start(
+        data,
+        Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            // The load stands where the load balancer would.
+            limits: Limits {
+                proxies: 1,
+                ..Limits::default()
+            },
+            retry_scale: args.retry_scale,
+            faults: Faults::with_chance(args.faults),
+            workers: WorkerSettings::default(),
+            metrics: crate::telemetry::metrics()?,
+        },
+    )?;
+    let load = Load {
+        server: app.address,
+        rate: args.rate,
+        duration: args.seconds,
+        connections: args.connections.into(),
+        users: USERS,
+        products: PRODUCTS as usize,
+        mix: Mix::default(),
+        seed: args.seed,
+    };
+    println!(
+        "pipeline on http://{}: {} requests/s for {} s, {} partitions, {} shards, data in a temporary directory",
+        app.address,
+        args.rate,
+        args.seconds.as_secs_f64(),
+        PARTITIONS,
+        args.shards
+    );
+    let run = Run::new(&load);
+    let loader = runtime("load", 1)?;
+    let start = Instant::now();
+    loader.block_on(async {
+        let driver = tokio::spawn({
+            let (run, load) = (run.clone(), load.clone());
+            async move { run.drive(&load).await }
+        });
+        watch(&app, &run, driver).await
+    })?;
+    let loaded = start.elapsed();
+    let drained_before_stop = loader.block_on(drain(&app));
+    let drained = start.elapsed();
+    let cpu = cpu::by_stage();
+    let figures = Figures::of(&app);
+    let stopped = app.stop(DRAIN);
+    drop(loader);
+
+    // The other side of the books is read from disk again, as a later run would find it.
+    let data = Data::open_or_create(&path, settings).context("the data cannot be opened again")?;
+    let tallies = tally(&data)?;
+    data.close();
+    let ended = stopped && drained_before_stop && figures.halted == 0;
+    let report = run.ledger(|ledger| {
+        let accounting = Accounting::of(ledger, &tallies, ended);
+        report(
+            args,
+            ledger,
+            accounting,
+            &tallies,
+            &figures,
+            &cpu,
+            (loaded, drained),
+        )
+    });
+    println!("{report}");
+    if let Some(file) = report_file {
+        let mut file = std::io::BufWriter::new(file);
+        serde_json::to_writer_pretty(&mut file, &report)
+            .map_err(std::io::Error::from)
+            .and_then(|()| file.write_all(b"\n"))
+            .and_then(|()| file.flush())
+            .context("the report could not be written")?;
+    }
+    Ok(report.accounting.closed)
+}
+
+/// Shows how it goes, once a second, until the load is through.
+async fn watch(app: &App, run: &Run, driver: tokio::task::JoinHandle<()>) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.tick().await;
+    let (mut second, mut before) = (0_u64, 0_u64);
+    let mut driver = std::pin::pin!(driver);
+    let live = std::io::stderr().is_terminal();
+    loop {
+        tokio::select! {
+            ended = driver.as_mut() => {
+                if live && second > 0 {
+                    eprintln!();
+                }
+                return ended.context("the load ended early");
+            }
+            _ = tick.tick() => {}
+        }
+        second += 1;
+        let (answered, accepted, p99) = run.ledger(|l| {
+            (
+                l.answered(),
+                l.accepted.len(),
+                l.latency.value_at_quantile(0.99),
+            )
+        });
+        let figures = Figures::of(app);
+        let line = format!(
+            "{second:>4} s  {:>6} req/s  accepted {accepted:>7}  applied {:>7}  dead {:>4}  behind {:>3} partitions  hits {:>5.1}%  p99 {:>7.1} ms",
+            answered - before,
+            figures.applied,
+            figures.dead,
+            figures.behind,
+            figures.hit_rate() * 100.0,
+            p99 as f64 / 1e3,
+        );
+        if live {
+            eprint!("\r{line}");
+        } else {
+            eprintln!("{line}");
+        }
+        before = answered;
+    }
+}
+
+/// Waits until the workers have reached the end of the log.
+async fn drain(app: &App) -> bool {
+    let until = Instant::now() + DRAIN;
+    while app.shared.behind() > 0 {
+        if Instant::now() >= until || app.shared.counters.halted.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    true
+}
+
+fn tally(data: &Data) -> anyhow::Result<Vec<Tally>> {
+    let runtime = runtime("checker", 1)?;
+    let tallies = runtime.block_on(async {
+        let mut tallies = Vec::new();
+        for shard in data.shards() {
+            tallies.push(shard.tally().await?);
+        }
+        Ok::<_, crate::shard::ShardError>(tallies)
+    })?;
+    Ok(tallies)
+}
+
+/// The pipeline's own figures, for show. The accounting does not believe them.
+#[derive(Debug)]
+struct Figures {
+    applied: u64,
+    dead: u64,
+    batches: u64,
+    behind: usize,
+    halted: u64,
+    hits: u64,
+    misses: u64,
+    faults: FaultFigures,
+}
+
+impl Figures {
+    fn of(app: &App) -> Self {
+        let counters = &app.shared.counters;
+        let (hits, misses) = app.api.cache.hits_and_misses();
+        Self {
+            applied: counters.applied.load(Ordering::Relaxed),
+            dead: counters.dead.load(Ordering::Relaxed),
+            batches: counters.batches.load(Ordering::Relaxed),
+            behind: app.shared.behind(),
+            halted: counters.halted.load(Ordering::Relaxed),
+            hits,
+            misses,
+            faults: FaultFigures {
+                refused: app.faults.refused.load(Ordering::Relaxed),
+                answers_lost: app.faults.answers_lost.load(Ordering::Relaxed),
+                retries: app.shared.stack.retries(),
+            },
+        }
+    }
+
+    fn hit_rate(&self) -> f64 {
+        let reads = self.hits + self.misses;
+        if reads == 0 {
+            0.0
+        } else {
+            self.hits as f64 / reads as f64
+        }
+    }
+}
+
+fn report(
+    args: &DemoArgs,
+    ledger: &Ledger,
+    accounting: Accounting,
+    tallies: &[Tally],
+    figures: &Figures,
+    cpu: &BTreeMap<&'static str, Duration>,
+    (loaded, drained): (Duration, Duration),
+) -> Report {
+    let answered = ledger.answered();
+    let of = |stage: &str| cpu.get(stage).copied().unwrap_or_default();
+    let taken = accounting.accepted + ledger.replays;
+    let stages = [
+        (
+            "load",
+            StageFigures::new(of("load"), answered, "request sent"),
+        ),
+        ("api", StageFigures::new(of("api"), answered, "request")),
+        ("log", StageFigures::new(of("log"), taken, "order accepted")),
+        (
+            "workers",
+            StageFigures::new(of("workers"), figures.applied, "order applied"),
+        ),
+        (
+            "shards",
+            StageFigures::new(of("shards"), figures.applied, "order applied"),
+        ),
+        ("other", StageFigures::new(of("other"), answered, "request")),
+    ];
+    let mut requests: BTreeMap<String, BTreeMap<u16, u64>> = BTreeMap::new();
+    for ((kind, status), n) in &ledger.statuses {
+        requests
+            .entry((*kind).to_owned())
+            .or_default()
+            .insert(*status, *n);
+    }
+    let mut dead_letters = BTreeMap::new();
+    for (class, n) in tallies.iter().flat_map(|tally| &tally.letters) {
+        *dead_letters.entry(class.clone()).or_default() += n;
+    }
+    tracing::debug!(batches = figures.batches, "transactions");
+    Report {
+        latency_ms: Percentiles::of_micros(&ledger.latency),
+        write_latency_ms: Percentiles::of_micros(&ledger.write_latency),
+        send_delay_ms: Percentiles::of_micros(&ledger.send_delay),
+        throughput: Throughput {
+            requests_per_s: answered as f64 / loaded.as_secs_f64(),
+            writes_applied_per_s: accounting.applied as f64 / drained.as_secs_f64(),
+        },
+        accounting,
+        cache: CacheFigures {
+            hit_rate: figures.hit_rate(),
+            hits: figures.hits,
+            misses: figures.misses,
+        },
+        stages: stages
+            .into_iter()
+            .map(|(name, stage)| (name.to_owned(), stage))
+            .collect(),
+        requests,
+        replays: ledger.replays,
+        refused: ledger.with_status(429),
+        dead_letters,
+        faults: figures.faults,
+        settings: Settings {
+            seconds: args.seconds.as_secs_f64(),
+            rate: args.rate,
+            shards: args.shards,
+            partitions: PARTITIONS,
+            seed: args.seed,
+        },
+    }
+}

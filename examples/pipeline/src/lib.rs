@@ -1,0 +1,22 @@
+//! The full pipeline in one program: API, log, workers, shards, caches, load and accounting.
+
+pub mod accounting;
+pub mod api;
+pub mod app;
+pub mod args;
+pub mod cache;
+pub mod cpu;
+pub mod data;
+pub mod demo;
+pub mod errors;
+pub mod load;
+pub mod log;
+pub mod order;
+pub mod report;
+pub mod serve;
+pub mod shard;
+pub mod shards;
+mod sqlite;
+pub mod stack;
+pub mod telemetry;
+pub mod worker;

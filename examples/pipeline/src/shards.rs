@@ -1,0 +1,238 @@
+//! The shards behind the router: what a request to one looks like, and the service at each endpoint.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use seawall_shard_router::{
+    Access, BoxError, Bulkhead, Endpoint, Key, Role, ShardId, ShardRouter, Slot, Topology,
+    TopologyHandle,
+};
+use tower::util::BoxCloneSyncService;
+use tower_service::Service;
+
+use crate::log::LogId;
+use crate::shard::{Applied, Batch, Query, ShardDb, ShardError, Versioned, Watermark};
+
+/// A request to the shard that owns a slot.
+#[derive(Clone, Debug)]
+pub struct ShardRequest {
+    /// The slot that decides which shard.
+    pub slot: Slot,
+    /// What is asked.
+    pub ask: Ask,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+}
+
+/// What is asked of a shard.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// Take over a partition.
+    Adopt {
+        /// The partition.
+        partition: u16,
+        /// The log it is read from.
+        log: LogId,
+        /// The epoch of the assignment.
+        epoch: u64,
+    },
+    /// Apply a batch.
+    Apply(Write),
+    /// Read a document.
+    Read(Query),
+}
+
+/// A batch on its way to its shard.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The batch.
+    pub batch: Arc<Batch>,
+    /// For a batch of one row: its bytes in the log, so that it can become a letter.
+    pub alone: Option<Bytes>,
+    /// A row that is not to be tried (again), and why.
+    pub condemned: Option<(&'static str, String)>,
+}
+
+/// What a shard answers.
+#[derive(Clone, Debug)]
+pub enum ShardAnswer {
+    /// To [`Ask::Adopt`].
+    Adopted(Watermark),
+    /// To [`Ask::Apply`].
+    Applied(Applied),
+    /// To [`Ask::Read`].
+    Document(Versioned),
+}
+
+/// Failures put in on purpose, so that a demo shows what the layers do about them.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// The chance that an apply fails before its transaction, and, as often again, after it.
+    pub chance: f64,
+    /// Calls failed before.
+    pub refused: AtomicU64,
+    /// Calls whose answer was thrown away.
+    pub answers_lost: AtomicU64,
+}
+
+impl Faults {
+    /// Fails shard calls with this chance on either side of the transaction.
+    pub fn with_chance(chance: f64) -> Self {
+        Self {
+            chance,
+            ..Self::default()
+        }
+    }
+
+    fn strike(&self, counter: &AtomicU64, what: &str) -> Result<(), ShardError> {
+        if self.chance > 0.0 && fastrand::f64() < self.chance {
+            counter.fetch_add(1, Ordering::Relaxed);
+            return Err(ShardError::Unavailable(format!("{what} on purpose")));
+        }
+        Ok(())
+    }
+}
+
+/// The service at one endpoint.
+pub struct ShardService<D> {
+    db: Arc<D>,
+    role: Role,
+    faults: Arc<Faults>,
+}
+
+impl<D: ShardDb> ShardService<D> {
+    async fn answer(
+        db: Arc<D>,
+        role: Role,
+        faults: Arc<Faults>,
+        ask: Ask,
+    ) -> Result<ShardAnswer, ShardError> {
+        match ask {
+            Ask::Read(query) => db.read(role, query).await.map(ShardAnswer::Document),
+            _ if !role.is_primary() => Err(ShardError::ReadOnly),
+            Ask::Adopt {
+                partition,
+                log,
+                epoch,
+            } => db
+                .adopt(partition, log, epoch)
+                .await
+                .map(ShardAnswer::Adopted),
+            Ask::Apply(Write {
+                batch,
+                condemned: Some((class, reason)),
+                ..
+            }) => {
+                let offset = batch.rows.first().map_or(batch.from.0, |row| row.offset);
+                Err(ShardError::Poison {
+                    offset,
+                    class,
+                    reason,
+                })
+            }
+            Ask::Apply(write) => {
+                faults.strike(&faults.refused, "refused")?;
+                let applied = db.apply(write.batch).await?;
+                faults.strike(&faults.answers_lost, "answer lost")?;
+                Ok(ShardAnswer::Applied(applied))
+            }
+        }
+    }
+}
+
+impl<D: ShardDb> Service<ShardRequest> for ShardService<D> {
+    type Response = ShardAnswer;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<ShardAnswer, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: ShardRequest) -> Self::Future {
+        let (db, faults) = (Arc::clone(&self.db), Arc::clone(&self.faults));
+        Self::answer(db, self.role, faults, request.ask)
+            .map(|done| done.map_err(Into::into))
+            .boxed()
+    }
+}
+
+impl<D> Clone for ShardService<D> {
+    fn clone(&self) -> Self {
+        Self {
+            db: Arc::clone(&self.db),
+            role: self.role,
+            faults: Arc::clone(&self.faults),
+        }
+    }
+}
+
+impl<D> fmt::Debug for ShardService<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardService")
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All shards, as one service.
+pub type Shards = BoxCloneSyncService<ShardRequest, ShardAnswer, BoxError>;
+
+/// The first assignment: slots dealt round robin, each shard a primary with one replica. A partition's slots
+/// are those equal to it modulo the number of partitions, so that each partition lies on one shard as
+/// long as the shards divide the partitions.
+pub fn first_topology(shards: u16) -> Result<Topology, seawall_shard_router::ConfigError> {
+    Topology::round_robin((0..shards).map(|n| {
+        let id = shard_id(n);
+        let shard = seawall_shard_router::Shard::new(id.clone());
+        shard
+            .primary(format!("{id}/primary"))
+            .replica(format!("{id}/replica"))
+    }))
+}
+
+/// The name of shard `n`.
+pub fn shard_id(n: u16) -> String {
+    format!("s{n:02}")
+}
+
+/// Puts the router in front of the shards: queues, concurrency and fail-fast for each endpoint.
+pub fn route<D: ShardDb>(
+    topology: &TopologyHandle,
+    shards: &[Arc<D>],
+    faults: &Arc<Faults>,
+) -> Shards {
+    let by_id: HashMap<ShardId, Arc<D>> = (0..)
+        .map(|n| ShardId::from(shard_id(n)))
+        .zip(shards.iter().cloned())
+        .collect();
+    let faults = Arc::clone(faults);
+    let router = ShardRouter::new(topology, move |endpoint: &Endpoint| {
+        let db = by_id
+            .get(endpoint.shard())
+            .expect("the topology lists the shards that were opened");
+        ShardService {
+            db: Arc::clone(db),
+            role: endpoint.role(),
+            faults: Arc::clone(&faults),
+        }
+    })
+    .key(|request: &ShardRequest| Key::placed(request.slot))
+    .access(|request: &ShardRequest| match request.ask {
+        Ask::Read(_) => Access::Read,
+        Ask::Adopt { .. } | Ask::Apply(_) => Access::Write,
+    })
+    .each_shard(
+        Bulkhead::concurrency(64)
+            .queue(1_024)
+            .fail_fast(Duration::from_secs(2)),
+    );
+    BoxCloneSyncService::new(router)
+}
