@@ -94,7 +94,6 @@ impl Claim {
     }
 
     /// The test is in `tests/<file>.rs`.
-    #[allow(dead_code, reason = "most claims have their test in the usual file")]
     const fn in_file(mut self, file: &'static str) -> Self {
         if let How::Test { name, .. } = self.how {
             self.how = How::Test { file, name };

@@ -26,4 +26,42 @@ pub(super) const CLAIMS: &[Claim] = &[
         AtLeast(20_000.0),
         "/accounting/applied",
     ),
+    Claim::test(
+        "pipeline/rows-of-two",
+        "the same order sent twice is one row and the same bytes",
+        Equals(1.0),
+        "the_same_order_twice_gives_the_same_bytes_and_one_row",
+    )
+    .in_file("serve"),
+    Claim::test(
+        "pipeline/rows-of-fifty",
+        "the same order sent fifty times at once is one row",
+        Equals(1.0),
+        "fifty_at_once_give_one_row_and_one_answer",
+    )
+    .in_file("serve"),
+    Claim::test(
+        "pipeline/reused-key-status",
+        "another body under the same key is 422",
+        Equals(422.0),
+        "another_body_under_the_same_key_is_refused_before_and_after_a_restart",
+    )
+    .in_file("serve"),
+    Claim::test(
+        "pipeline/lost-over-kills",
+        "kill -9 under load and a restart lose nothing",
+        Equals(0.0),
+        CRASH,
+    )
+    .in_file("crash"),
+    Claim::test(
+        "pipeline/twice-over-kills",
+        "kill -9 under load and a restart apply nothing twice",
+        Equals(0.0),
+        CRASH,
+    )
+    .in_file("crash"),
 ];
+
+const CRASH: &str =
+    "nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothing_applies_twice";
