@@ -29,6 +29,9 @@ impl Key<'_> {
     /// The one key of a rule that limits everyone together.
     pub const EVERYONE: Key<'static> = Key(Kind::Everyone);
 
+    /// How many kinds there are.
+    pub(crate) const KINDS: usize = 5;
+
     /// The value as bytes, for a store to hash together with [`kind`](Key::kind).
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8] {

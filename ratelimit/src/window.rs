@@ -179,9 +179,7 @@ impl SlidingWindow {
     /// Units that count at this moment.
     #[must_use]
     pub fn used(&self, now: u64) -> u64 {
-        let mut at = *self;
-        at.advance(self.bucket_at(now));
-        at.sum()
+        self.used_in(self.bucket_at(now))
     }
 
     /// Puts a rule's own terms in force unless the record's are newer. True if they are of a newer
@@ -221,27 +219,21 @@ impl SlidingWindow {
     /// What a request of this cost would be told now. Changes nothing.
     #[must_use]
     pub fn decide(&self, now: u64, cost: u32) -> Outcome {
-        let mut at = *self;
-        at.advance(self.bucket_at(now));
-        at.outcome(now, self.newest, cost)
+        self.outcome(now, self.bucket_at(now), cost)
     }
 
     /// Counts a cost at this moment, whether there is room for it or not.
     pub fn charge(&mut self, now: u64, cost: u32) {
-        let bucket = self.bucket_at(now);
-        self.charge_bucket(bucket, cost);
+        self.charge_bucket(self.bucket_at(now), cost);
     }
 
-    /// Decides, and charges if it passes, in one go over the counters.
+    /// Decides, and charges if it passes.
     pub(crate) fn admit(&mut self, now: u64, cost: u32) -> Outcome {
         let bucket = self.bucket_at(now);
-        let mut at = *self;
-        at.advance(bucket);
-        let outcome = at.outcome(now, self.newest, cost);
+        let outcome = self.outcome(now, bucket, cost);
         // A refusal leaves everything as it was, the record's time too.
-        if outcome.passes() && cost > 0 {
-            at.charge_bucket(bucket, cost);
-            *self = at;
+        if outcome.passes() {
+            self.charge_bucket(bucket, cost);
         }
         outcome
     }
@@ -295,14 +287,21 @@ impl SlidingWindow {
         *count = count.saturating_add(cost);
     }
 
-    fn sum(&self) -> u64 {
-        self.counts.iter().map(|&count| u64::from(count)).sum()
+    /// What counts for a decision in this bucket, which is not before the newest.
+    fn used_in(&self, bucket: u64) -> u64 {
+        let passed = bucket - self.newest;
+        if passed >= SLOTS as u64 {
+            return 0;
+        }
+        let mut used: u64 = self.counts.iter().map(|&count| u64::from(count)).sum();
+        for number in self.newest + 1..=bucket {
+            used -= u64::from(self.counts[slot(number)]);
+        }
+        used
     }
 
-    /// For a window that was advanced to the moment of the decision; `charged` is its newest charged
-    /// bucket.
-    fn outcome(&self, now: u64, charged: u64, cost: u32) -> Outcome {
-        let used = self.sum();
+    fn outcome(&self, now: u64, bucket: u64, cost: u32) -> Outcome {
+        let used = self.used_in(bucket);
         let limit = u64::from(self.terms.limit);
         let left = limit.saturating_sub(used);
         let all_back_after = |bucket: u64| self.terms.free_at(bucket) - now;
@@ -310,34 +309,32 @@ impl SlidingWindow {
             let left = left - u64::from(cost);
             let reset = match (cost, used) {
                 (0, 0) => 0,
-                (0, _) => all_back_after(charged),
-                _ => all_back_after(self.newest),
+                (0, _) => all_back_after(self.newest),
+                _ => all_back_after(bucket),
             };
             return Outcome::new(self.terms.limit, narrow(left), reset, Wait::None);
         }
-        let reset = if used == 0 {
-            0
-        } else {
-            all_back_after(charged)
+        let reset = match used {
+            0 => 0,
+            _ => all_back_after(self.newest),
         };
         let wait = if u64::from(cost) > limit {
             Wait::Forever
         } else {
-            Wait::Micros(self.terms.free_at(self.frees_enough(used, cost)) - now)
+            Wait::Micros(self.terms.free_at(self.frees_enough(bucket, used, cost)) - now)
         };
         Outcome::new(self.terms.limit, narrow(left), reset, wait)
     }
 
     /// The bucket with whose end of life this cost has room. There is one, as the cost is within the
     /// limit and does not fit now.
-    fn frees_enough(&self, used: u64, cost: u32) -> u64 {
+    fn frees_enough(&self, bucket: u64, used: u64, cost: u32) -> u64 {
         let room = u64::from(self.terms.limit - cost);
         let mut used = used;
-        let oldest = self.newest.saturating_sub(REACH);
-        for bucket in oldest..self.newest {
-            used -= u64::from(self.counts[slot(bucket)]);
+        for number in bucket.saturating_sub(REACH)..self.newest {
+            used -= u64::from(self.counts[slot(number)]);
             if used <= room {
-                return bucket;
+                return number;
             }
         }
         self.newest

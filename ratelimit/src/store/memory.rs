@@ -1,9 +1,9 @@
 use std::fmt;
 use std::future::Ready;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::sip128::SipHasher13;
 use tokio::time::Instant;
 
 use crate::decision::{Charge, Charges, Decision, Verdict};
@@ -12,7 +12,7 @@ use crate::key::Key;
 use crate::rule::{MAX_RULES, Policy};
 use crate::store::Store;
 use crate::store::table::{Place, Shard, Table};
-use crate::window::{Outcome, SlidingWindow, Wait};
+use crate::window::{Outcome, SlidingWindow, Terms, Wait};
 
 /// Counters in this process: strict, bounded, without a background task.
 ///
@@ -50,7 +50,8 @@ pub struct MemoryScope {
 struct Counters {
     /// The order in which several are locked.
     rank: usize,
-    hasher: SipHasher13,
+    /// Random keys of a hash for each kind of [`Key`], so that kinds never meet.
+    hashers: [SipHasher13; Key::KINDS],
     table: Table,
 }
 
@@ -107,10 +108,13 @@ impl Store for MemoryStore {
             let counters = Arc::clone(counters);
             return MemoryScope { counters };
         }
-        let keys = RandomState::new();
+        let hasher = |_| {
+            let keys = RandomState::new();
+            SipHasher13::new_with_keys(keys.hash_one(0), keys.hash_one(1))
+        };
         let counters = Arc::new(Counters {
             rank: tables.len(),
-            hasher: SipHasher13::new_with_keys(keys.hash_one(0), keys.hash_one(1)),
+            hashers: std::array::from_fn(hasher),
             table: Table::with_capacity(self.shared.capacity),
         });
         tables.push((policy.name().to_owned(), Arc::clone(&counters)));
@@ -141,11 +145,7 @@ fn decide_at(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
     for seek in sought.iter_mut().flatten() {
         let terms = seek.charge.policy.terms();
         let mut shard = lock(seek.counters().table.shard(seek.place));
-        let mut window = shard.window(seek.place, terms, now);
-        if window.renew(terms, now) {
-            // The newest version holds for all from now on, whatever becomes of this request.
-            shard.replace(seek.place, &window);
-        }
+        let window = settle(&mut shard, seek.place, terms, now);
         seek.outcome = window.decide(now, seek.charge.cost);
         seek.held = Some((shard, window));
     }
@@ -161,7 +161,7 @@ fn decide_at(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
             }
         } else if seek.charge.cost > 0 {
             window.charge(now, seek.charge.cost);
-            shard.put(seek.place, window, now);
+            shard.put(seek.place, *window, now);
         }
     }
     for seek in sought.iter_mut().flatten() {
@@ -179,15 +179,32 @@ fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>) -> Outcome {
     let place = counters.place(charge.key);
     let terms = charge.policy.terms();
     let mut shard = lock(counters.table.shard(place));
-    let mut window = shard.window(place, terms, now);
-    let renewed = window.renew(terms, now);
+    if let Some(window) = shard.known(place)
+        && window.terms() == terms
+    {
+        return window.admit(now, charge.cost);
+    }
+    let mut window = settle(&mut shard, place, terms, now);
     let outcome = window.admit(now, charge.cost);
     if outcome.passes() && charge.cost > 0 {
-        shard.put(place, &window, now);
-    } else if renewed {
-        shard.replace(place, &window);
+        shard.put(place, window, now);
     }
     outcome
+}
+
+/// The window of a key under the terms that hold.
+fn settle(shard: &mut Shard, place: Place, terms: Terms, now: u64) -> SlidingWindow {
+    let Some(known) = shard.known(place) else {
+        let mut window = shard.newcomer(place, terms, now);
+        window.renew(terms, now);
+        return window;
+    };
+    let mut window = *known;
+    if window.renew(terms, now) {
+        // The newest version holds for all from now on, whatever becomes of this request.
+        *known = window;
+    }
+    window
 }
 
 struct Sought<'a> {
@@ -214,10 +231,7 @@ impl<'a> Sought<'a> {
 
 impl Counters {
     fn place(&self, key: Key<'_>) -> Place {
-        let mut hasher = self.hasher;
-        hasher.write_u8(key.kind());
-        hasher.write(key.as_bytes());
-        let hash = hasher.finish128();
+        let hash = self.hashers[usize::from(key.kind())].hash(key.as_bytes());
         self.table.place(hash.h1, hash.h2)
     }
 }

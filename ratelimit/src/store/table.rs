@@ -1,4 +1,4 @@
-//! A table of windows that never grows: sets of 16 ways, and a floor under each set.
+//! A table of windows that is bounded from the start: sets of 16 ways, and a floor under each set.
 
 use std::sync::Mutex;
 
@@ -6,10 +6,11 @@ use crate::window::{SLOTS, SlidingWindow, Terms};
 
 /// Records to a set. With sets two thirds full on average, few of them overflow.
 const WAYS: usize = 16;
-const MAX_SHARDS: usize = 256;
-/// A window as plain words: zeroed memory of such is not touched, nor paid for, before it is used.
-type Words = [u32; WORDS];
-const WORDS: usize = 6 + SLOTS + 1;
+const MIN_SHARDS: usize = 256;
+/// A way in one word: where the record is, plus one, and above it some bits of its tag, so that few
+/// records are looked at in vain. 0 where there is none.
+const AT_BITS: u32 = 20;
+const AT_MASK: u32 = (1 << AT_BITS) - 1;
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -24,11 +25,21 @@ struct Padded(Mutex<Shard>);
 
 #[derive(Debug)]
 pub(crate) struct Shard {
-    /// What tells keys of one set apart; 0 where nothing is.
-    tags: Vec<[u64; WAYS]>,
-    windows: Vec<Words>,
+    sets: Vec<[u32; WAYS]>,
+    /// In the order in which they came, so that those that come often lie close together. Its room is
+    /// reserved, and as memory that is not written costs nothing, only paid for as keys come.
+    records: Vec<Record>,
     /// The highest counts that were forgotten in each set.
     floors: Vec<Words>,
+    any_floor: bool,
+}
+
+/// Two lines of cache, which are fetched together.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Record {
+    tag: u64,
+    window: SlidingWindow,
 }
 
 /// Where a key belongs.
@@ -42,7 +53,8 @@ pub(crate) struct Place {
 impl Table {
     pub(crate) fn with_capacity(keys: usize) -> Self {
         let sets = keys.saturating_add(keys / 2).div_ceil(WAYS);
-        let shards = sets.next_power_of_two().min(MAX_SHARDS);
+        let enough = sets.div_ceil(AT_MASK as usize / WAYS).max(MIN_SHARDS);
+        let shards = enough.min(sets).next_power_of_two();
         let sets_per_shard = sets.div_ceil(shards);
         let shard = || Padded(Mutex::new(Shard::with_sets(sets_per_shard)));
         Self {
@@ -57,7 +69,7 @@ impl Table {
         Place {
             shard: (high as usize) & (self.shards.len() - 1),
             set: scaled(high, self.sets_per_shard),
-            tag: low.max(1),
+            tag: low,
         }
     }
 
@@ -66,84 +78,99 @@ impl Table {
     }
 }
 
+impl Place {
+    fn print(self) -> u32 {
+        (self.tag >> 32) as u32 & !AT_MASK
+    }
+}
+
 impl Shard {
     fn with_sets(sets: usize) -> Self {
         Self {
-            tags: vec![[0; WAYS]; sets],
-            windows: vec![[0; WORDS]; sets * WAYS],
+            sets: vec![[0; WAYS]; sets],
+            records: Vec::with_capacity(sets * WAYS),
             floors: vec![[0; WORDS]; sets],
+            any_floor: false,
         }
     }
 
-    /// The window of a key; for one that is not known the floor of its set, or an empty one.
-    pub(crate) fn window(&self, place: Place, terms: Terms, now: u64) -> SlidingWindow {
-        if let Some(at) = self.find(place) {
-            return unpack(&self.windows[at]).unwrap_or(SlidingWindow::new(terms));
-        }
-        match unpack(&self.floors[place.set]) {
-            Some(floor) if floor.used(now) > 0 => floor,
-            _ => SlidingWindow::new(terms),
-        }
+    /// The window of a key that is known.
+    pub(crate) fn known(&mut self, place: Place) -> Option<&mut SlidingWindow> {
+        let at = self.find(place)?;
+        Some(&mut self.records[at].window)
     }
 
-    /// Keeps the window of a key that is known.
-    pub(crate) fn replace(&mut self, place: Place, window: &SlidingWindow) {
-        if let Some(at) = self.find(place) {
-            self.windows[at] = pack(window);
-        }
+    /// What a key that is not known starts from: what was forgotten in its set, or nothing.
+    pub(crate) fn newcomer(&self, place: Place, terms: Terms, now: u64) -> SlidingWindow {
+        self.floor(place.set, now)
+            .unwrap_or(SlidingWindow::new(terms))
     }
 
     /// Keeps the window of a key, known or not.
-    pub(crate) fn put(&mut self, place: Place, window: &SlidingWindow, now: u64) {
-        let at = match self.find(place) {
-            Some(at) => at,
-            None => self.make_room(place, now),
-        };
-        self.windows[at] = pack(window);
+    pub(crate) fn put(&mut self, place: Place, window: SlidingWindow, now: u64) {
+        let tag = place.tag;
+        match self.find(place) {
+            Some(at) => self.records[at].window = window,
+            None => self.insert(place, Record { tag, window }, now),
+        }
     }
 
     fn find(&self, place: Place) -> Option<usize> {
-        let way = self.tags[place.set]
-            .iter()
-            .position(|&tag| tag == place.tag)?;
-        Some(place.set * WAYS + way)
+        let print = place.print();
+        for way in self.sets[place.set] {
+            if way & !AT_MASK == print && way != 0 {
+                let at = (way & AT_MASK) as usize - 1;
+                if self.records[at].tag == place.tag {
+                    return Some(at);
+                }
+            }
+        }
+        None
     }
 
-    /// A way for a newcomer: a free one, or that of the least used key, whose counts go into the floor.
-    fn make_room(&mut self, place: Place, now: u64) -> usize {
-        let first = place.set * WAYS;
-        let way = match self.tags[place.set].iter().position(|&tag| tag == 0) {
-            Some(free) => free,
-            None => {
-                let used = |way: &usize| unpack(&self.windows[first + way]).map(|w| w.used(now));
-                let least = (0..WAYS).min_by_key(used).unwrap_or(0);
-                self.sink(place.set, first + least, now);
-                least
-            }
-        };
-        self.tags[place.set][way] = place.tag;
-        first + way
+    fn insert(&mut self, place: Place, record: Record, now: u64) {
+        let set = &mut self.sets[place.set];
+        if let Some(free) = set.iter().position(|&way| way == 0) {
+            self.records.push(record);
+            set[free] = place.print() | self.records.len() as u32;
+            return;
+        }
+        // The least used makes room.
+        let at_of = |way: u32| (way & AT_MASK) as usize - 1;
+        let used = |way: &usize| self.records[at_of(set[*way])].window.used(now);
+        let least = (0..WAYS).min_by_key(used).unwrap_or(0);
+        let at = at_of(set[least]);
+        set[least] = place.print() | (at + 1) as u32;
+        let evicted = std::mem::replace(&mut self.records[at], record);
+        self.sink(place.set, evicted.window, now);
     }
 
     /// Eviction must not give quota back, so what the evicted key consumed is now held against whoever
     /// comes to this set: it may be that key again.
-    fn sink(&mut self, set: usize, at: usize, now: u64) {
-        let Some(evicted) = unpack(&self.windows[at]) else {
-            return;
-        };
+    fn sink(&mut self, set: usize, evicted: SlidingWindow, now: u64) {
         if evicted.used(now) == 0 {
             return;
         }
-        let floor = match unpack(&self.floors[set]) {
-            Some(mut floor) if floor.used(now) > 0 => {
-                floor.merge(&evicted, now);
-                floor
-            }
-            _ => evicted,
-        };
+        let mut floor = evicted;
+        if let Some(below) = self.floor(set, now) {
+            floor = below;
+            floor.merge(&evicted, now);
+        }
         self.floors[set] = pack(&floor);
+        self.any_floor = true;
+    }
+
+    fn floor(&self, set: usize, now: u64) -> Option<SlidingWindow> {
+        if !self.any_floor {
+            return None;
+        }
+        unpack(&self.floors[set]).filter(|floor| floor.used(now) > 0)
     }
 }
+
+/// A window as plain words: zeroed memory of such is not touched, nor paid for, before it is used.
+type Words = [u32; WORDS];
+const WORDS: usize = 6 + SLOTS;
 
 fn pack(window: &SlidingWindow) -> Words {
     let mut words = [0; WORDS];
@@ -152,7 +179,7 @@ fn pack(window: &SlidingWindow) -> Words {
     words[1] = window.terms.limit;
     words[2..4].copy_from_slice(&halves(window.terms.width));
     words[4..6].copy_from_slice(&halves(window.newest));
-    words[6..6 + SLOTS].copy_from_slice(&window.counts);
+    words[6..].copy_from_slice(&window.counts);
     words
 }
 
@@ -164,7 +191,7 @@ fn unpack(words: &Words) -> Option<SlidingWindow> {
         return None;
     }
     let mut counts = [0; SLOTS];
-    counts.copy_from_slice(&words[6..6 + SLOTS]);
+    counts.copy_from_slice(&words[6..]);
     Some(SlidingWindow {
         terms: Terms {
             version: words[0],
