@@ -1,5 +1,7 @@
 //! What the user tells the layer: what to keep of a request, and what to do with a failure.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Envelope;
 
 /// Keeps what a letter would need of a request, before the service consumes it. Any closure
@@ -25,6 +27,15 @@ where
 
 /// Stands where [`capture`](crate::DeadLetterLayer::capture) has not been called yet. No requests can
 /// be sent through such a layer: it does not compile.
+///
+/// ```compile_fail,E0277
+/// use seawall_dlq::{DeadLetterLayer, MemorySink};
+/// use tower::{Layer, Service, service_fn};
+///
+/// let layer = DeadLetterLayer::new(MemorySink::with_capacity(100));
+/// let handler = service_fn(|_: String| std::future::ready(Ok::<(), std::io::Error>(())));
+/// layer.layer(handler).call(String::new());
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct NoCapture(pub(crate) ());
 
@@ -39,7 +50,11 @@ pub enum Disposition {
 }
 
 /// How a request ended that may be acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+///
+/// It is a value for `serde`, so that a layer further out, such as one for idempotency keys, can keep
+/// it: `{"done": ...}` or `{"dead_lettered": "<id>"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[must_use]
 pub enum Outcome<R> {
     /// The service answered.

@@ -88,6 +88,8 @@
 //! Dead letters belong outside retry, so that only what is final is dead. A panic passes through
 //! retry, so it is dead after one attempt.
 //!
+//! Writing a letter needs a tokio runtime with its timer enabled.
+//!
 //! # Features
 //!
 //! - `file`: `FileSink`, checksummed and synced before the answer (Unix).

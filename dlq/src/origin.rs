@@ -90,8 +90,9 @@ impl fmt::Display for Origin {
 /// The same request that dies twice in one generation, after a crash for one, has one letter. A
 /// redriven copy that dies again has another.
 ///
-/// It prints as 32 hexadecimal digits, and is parsed from them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// It prints as 32 hexadecimal digits, and is parsed from them; so it does for `serde`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct LetterId([u8; 16]);
 
 impl LetterId {
@@ -152,6 +153,20 @@ impl fmt::Display for LetterId {
 impl fmt::Debug for LetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LetterId({self})")
+    }
+}
+
+impl From<LetterId> for String {
+    fn from(id: LetterId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for LetterId {
+    type Error = ParseIdError;
+
+    fn try_from(text: String) -> Result<Self, ParseIdError> {
+        text.parse()
     }
 }
 

@@ -121,7 +121,13 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
 
     /// The end of a call with an outcome in hand: a response is returned, an error is explained.
     fn give_up<Res>(&mut self, stopped: Stopped, outcome: Result<Res, BoxError>) -> Next<Res> {
-        Next::Answer(outcome.map_err(|error| self.stop(stopped, error)))
+        Next::Answer(match outcome {
+            Ok(response) => {
+                telemetry::stopped(self.attempts, stopped, None);
+                Ok(response)
+            }
+            Err(error) => Err(self.stop(stopped, error)),
+        })
     }
 
     /// The end of a call without an outcome of its own: the last error of an earlier attempt explains
@@ -135,6 +141,7 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
     }
 
     pub(crate) fn stop(&self, stopped: Stopped, source: BoxError) -> BoxError {
+        telemetry::stopped(self.attempts, stopped, Some(&source));
         let now = Instant::now();
         let failed = self.trouble.as_ref().map(|trouble| trouble.since);
         let elapsed = now.saturating_duration_since(self.started.or(failed).unwrap_or(now));
@@ -144,7 +151,6 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
             stopped,
             source,
         };
-        telemetry::stopped(&error);
         error.into()
     }
 

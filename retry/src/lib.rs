@@ -54,6 +54,8 @@
 //! A panic of the service passes through and is not retried. Dropping the future drops the attempt,
 //! and a retry that was planned and not made goes back into the budget.
 //!
+//! Waits need a tokio runtime with its timer enabled.
+//!
 //! # Cost
 //!
 //! A call that succeeds at once allocates nothing, reads no clock unless a deadline or an attempt

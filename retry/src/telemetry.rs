@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::RetryError;
+use crate::{BoxError, Stopped};
 
 /// A further attempt will be made after `wait`.
 pub(crate) fn retrying(attempts: u32, wait: Duration) {
@@ -16,18 +16,18 @@ pub(crate) fn retrying(attempts: u32, wait: Duration) {
     let _ = (attempts, wait);
 }
 
-/// The call failed for good.
-pub(crate) fn stopped(error: &RetryError) {
+/// No further attempt is made, and the outcome of the last was no success: an error, or a response.
+pub(crate) fn stopped(attempts: u32, stopped: Stopped, error: Option<&BoxError>) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(
-        attempts = error.attempts,
-        elapsed = ?error.elapsed,
-        reason = error.stopped.as_str(),
-        error = %error.source,
-        "gave up"
-    );
+    match error {
+        Some(error) => tracing::warn!(attempts, reason = stopped.as_str(), %error, "gave up"),
+        None => tracing::debug!(
+            attempts,
+            reason = stopped.as_str(),
+            "the last response is final"
+        ),
+    }
     #[cfg(feature = "metrics")]
-    metrics::counter!("seawall_retry_stopped_total", "reason" => error.stopped.as_str())
-        .increment(1);
-    let _ = error;
+    metrics::counter!("seawall_retry_stopped_total", "reason" => stopped.as_str()).increment(1);
+    let _ = (attempts, stopped, error);
 }

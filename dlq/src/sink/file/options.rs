@@ -20,7 +20,7 @@ use super::{
     rewrite::{beside, build, sync_directory},
     writer::{Shared, Writer},
 };
-use crate::{ConfigError, error::in_code};
+use crate::{ConfigError, error::in_code, telemetry};
 
 /// Commands that may wait for the writer. Who comes later waits for a place.
 const WAITING: usize = 1024;
@@ -163,6 +163,7 @@ impl FileOptions {
             _ => {}
         }
 
+        telemetry::depth(index.len());
         let shared = Arc::new(Shared::new(index, file));
         let (commands, waiting) = mpsc::channel(WAITING);
         let writer = Writer {
