@@ -20,3 +20,8 @@ mod sqlite;
 pub mod stack;
 pub mod telemetry;
 pub mod worker;
+
+/// The README's code, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
