@@ -1,0 +1,152 @@
+//! What the layer adds to a request that does not die, and how fast letters are written.
+
+use std::fs::File;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use seawall_dlq::{
+    DeadLetterLayer, Envelope, Failure, FileSink, Letter, MemorySink, Origin, Sink, Written,
+};
+use tower::{Layer, Service};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Entry;
+use crate::drive::{allocations, call, in_turn, runtime, tasks};
+use crate::measure::{Contest, Row, Unit};
+
+struct Message {
+    topic: Arc<str>,
+    partition: u32,
+    offset: u64,
+    key: Bytes,
+    payload: Bytes,
+}
+
+impl Message {
+    fn to_letter(&self) -> Envelope {
+        let origin = Origin::log(Arc::clone(&self.topic), self.partition, self.offset);
+        Envelope::new(origin, self.payload.clone()).key(self.key.clone())
+    }
+}
+
+/// Handles every message at once. Not inlined, as no real service would be.
+#[derive(Clone, Copy)]
+struct Handles;
+
+impl Service<Message> for Handles {
+    type Response = u64;
+    type Error = io::Error;
+    type Future = Ready<Result<u64, io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(never)]
+    fn call(&mut self, message: Message) -> Self::Future {
+        ready(Ok(message.offset))
+    }
+}
+
+/// The messages of one topic, of 200 bytes each.
+fn messages() -> impl Fn(u64) -> Message + Clone + Send + Sync + 'static {
+    let topic: Arc<str> = "orders".into();
+    let (key, payload) = (Bytes::from(vec![b'k'; 16]), Bytes::from(vec![b'p'; 200]));
+    move |number| Message {
+        topic: Arc::clone(&topic),
+        partition: 3,
+        offset: number,
+        key: key.clone(),
+        payload: payload.clone(),
+    }
+}
+
+/// A message that is handled.
+pub(super) fn layer(entry: &Entry) -> Vec<Row> {
+    let message = messages();
+    let ours = DeadLetterLayer::new(MemorySink::with_capacity(1_000))
+        .capture(Message::to_letter)
+        .layer(Handles);
+    let ours = || {
+        let (mut ours, message) = (ours.clone(), message.clone());
+        move |number| {
+            let outcome = call(&mut ours, message(number));
+            black_box(outcome.done().expect("nothing fails"));
+        }
+    };
+    let bare = || {
+        let message = message.clone();
+        move |number| {
+            black_box(call(&mut Handles, message(number)));
+        }
+    };
+    Contest::new(entry, Unit::Nanos, in_turn(ours()))
+        .bare(in_turn(bare()))
+        .allocs(allocations(ours(), bare()))
+        .run()
+}
+
+/// What people write themselves: length, checksum and letter, and a sync before the next one.
+struct Appender {
+    file: Mutex<File>,
+}
+
+impl Appender {
+    fn append(&self, letter: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::with_capacity(letter.len() + 12);
+        frame.extend_from_slice(&(letter.len() as u32).to_le_bytes());
+        frame.extend_from_slice(&xxh3_64(letter).to_le_bytes());
+        frame.extend_from_slice(letter);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(&frame)?;
+        file.sync_data()
+    }
+}
+
+/// Letters a second, each on disk before its writer goes on.
+pub(super) fn file_write(entry: &Entry) -> Vec<Row> {
+    let runtime = runtime();
+    // Beside the program and not among temporary files, which may be kept in memory.
+    let program = std::env::current_exe().expect("the system knows what it runs");
+    let beside = program.parent().expect("a program is in a directory");
+    let directory = tempfile::tempdir_in(beside).expect("who built it can write there");
+    let message = messages();
+    let letter = move |number| {
+        let failure = Failure::new("exhausted", "shard 3 is down").attempts(5);
+        Letter::new(message(number).to_letter(), failure, SystemTime::now())
+    };
+
+    let sink = FileSink::open(directory.path().join("letters"));
+    let sink = Arc::new(runtime.block_on(sink).expect("the directory is new"));
+    let ours = {
+        let letter = letter.clone();
+        move |number| {
+            let (sink, letter) = (Arc::clone(&sink), letter(number));
+            async move {
+                let written = sink.write(letter).await.expect("the disk has room");
+                assert_eq!(written, Written::New);
+            }
+        }
+    };
+    let file = File::create(directory.path().join("records")).expect("the directory is new");
+    let appender = Arc::new(Appender {
+        file: Mutex::new(file),
+    });
+    let theirs = move |number| {
+        let (appender, letter) = (Arc::clone(&appender), letter(number));
+        async move {
+            tokio::task::spawn_blocking(move || appender.append(&letter.to_json()))
+                .await
+                .expect("nothing panics while it writes")
+                .expect("the disk has room");
+        }
+    };
+    Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
+        .peer("append-fsync-each", tasks(&runtime, theirs))
+        .run()
+}

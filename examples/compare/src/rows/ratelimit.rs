@@ -1,0 +1,281 @@
+//! Decisions of the limiter, its layer, and decisions that Redis makes.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use governor::RateLimiter;
+use http::{HeaderName, HeaderValue, Request, Response};
+use redis::Script;
+use seawall_ratelimit::{Fields, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, Verdict};
+use seawall_redis::Client;
+use test_support::Redis;
+use tower::{Layer, Service};
+use tower_governor::governor::GovernorConfigBuilder;
+use tower_governor::key_extractor::KeyExtractor;
+use tower_governor::{GovernorError, GovernorLayer};
+
+use super::Entry;
+use crate::drive::{allocations, at_once, call, in_turn, runtime, tasks};
+use crate::keys::{Draws, MANY, zipf_many};
+use crate::measure::{Contest, Row, Unit};
+
+/// So many a minute that nobody is refused.
+const LIMIT: NonZeroU32 = NonZeroU32::new(1_000_000_000).expect("it is not zero");
+
+/// One decision about a `u64`, in memory.
+pub(super) fn store(entry: &Entry, draws: &Draws, threads: usize) -> Vec<Row> {
+    let ours = RateLimitLayer::new(MemoryStore::with_capacity(MANY))
+        .rule(Rule::new("user", Quota::per_minute(LIMIT.get())).key(|user: &u64| (*user).into()))
+        .checker();
+    let ours = |number: u64| {
+        let decided = ours.decide(black_box(&(draws.at(number) as u64)));
+        let Ok(Verdict::Now(decision)) = decided else {
+            panic!("memory decides at once")
+        };
+        assert!(decision.passes());
+    };
+    let theirs = RateLimiter::keyed(governor::Quota::per_minute(LIMIT));
+    let theirs = |number: u64| {
+        let decided = theirs.check_key(black_box(&(draws.at(number) as u64)));
+        assert!(decided.is_ok());
+    };
+    // Both know all keys before anything is timed.
+    for number in 0..2 * MANY as u64 {
+        ours(number);
+        theirs(number);
+    }
+
+    let contest = if threads == 1 {
+        Contest::new(entry, Unit::Nanos, in_turn(ours)).peer("governor", in_turn(theirs))
+    } else {
+        Contest::new(entry, Unit::Nanos, at_once(apart(threads, &ours)))
+            .peer("governor", at_once(apart(threads, &theirs)))
+    };
+    contest.allocs(allocations(ours, |_| ())).run()
+}
+
+/// A caller for each thread, each elsewhere in the draws.
+fn apart<'a, D>(threads: usize, decide: &'a D) -> Vec<impl FnMut(u64) + Send + 'a>
+where
+    D: Fn(u64) + Sync,
+{
+    (0..threads as u64)
+        .map(|thread| move |number| decide(number + (thread << 20)))
+        .collect()
+}
+
+static USER: HeaderName = HeaderName::from_static("x-user-id");
+static CLIENT: HeaderName = HeaderName::from_static("x-client");
+static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Answers at once with an empty response.
+#[derive(Clone, Copy)]
+struct Nothing;
+
+impl Service<Request<()>> for Nothing {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline(never)]
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        black_box(request);
+        ready(Ok(Response::new(Body::empty())))
+    }
+}
+
+/// Whom `tower_governor` limits: the way its own example takes a key from a header.
+#[derive(Clone, Copy)]
+struct ByUser;
+
+impl KeyExtractor for ByUser {
+    type Key = String;
+
+    fn extract<B>(&self, request: &Request<B>) -> Result<String, GovernorError> {
+        request
+            .headers()
+            .get(&USER)
+            .and_then(|user| user.to_str().ok())
+            .map(str::to_owned)
+            .ok_or(GovernorError::UnableToExtractKey)
+    }
+}
+
+/// A field value that has just been read off a connection: bytes of its own, still in the cache.
+fn value(prefix: u8, key: usize) -> HeaderValue {
+    let mut text = [prefix, b'-', 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut rest = key;
+    for digit in text[2..].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    HeaderValue::from_bytes(&text).expect("it is ASCII")
+}
+
+/// The layer with one rule, around a service that does nothing.
+pub(super) fn layer(entry: &Entry) -> Vec<Row> {
+    let draws = zipf_many();
+    let request = |number: u64| {
+        let mut request = Request::new(());
+        let user = value(b'u', draws.at(number));
+        request.headers_mut().insert(&USER, user);
+        request
+    };
+    let ours = RateLimitLayer::new(MemoryStore::with_capacity(MANY))
+        .rule(Rule::new("user", Quota::per_minute(LIMIT.get())).by(USER.clone()))
+        .http()
+        .fields(Fields::OnRefusal);
+    layers(entry, ours.layer(Nothing), request)
+}
+
+/// The layer with three rules, against one of the peer.
+pub(super) fn layer_3_rules(entry: &Entry) -> Vec<Row> {
+    const API_KEYS: usize = 1_000;
+    let draws = zipf_many();
+    let request = |number: u64| {
+        let mut request = Request::new(());
+        let headers = request.headers_mut();
+        headers.insert(&USER, value(b'u', draws.at(number)));
+        headers.insert(&CLIENT, value(b'c', draws.at(number + 999_983)));
+        headers.insert(&API_KEY, value(b'k', draws.at(number) % API_KEYS));
+        request
+    };
+    let quota = Quota::per_minute(LIMIT.get());
+    let ours = RateLimitLayer::new(MemoryStore::with_capacity(MANY))
+        .rule(Rule::new("user", quota).by(USER.clone()))
+        .rule(Rule::new("client", quota).by(CLIENT.clone()))
+        .rule(Rule::new("api-key", quota).by(API_KEY.clone()))
+        .http()
+        .fields(Fields::OnRefusal);
+    layers(entry, ours.layer(Nothing), request)
+}
+
+fn layers<S, B>(entry: &Entry, ours: S, request: impl Fn(u64) -> Request<()>) -> Vec<Row>
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+{
+    let mut config = GovernorConfigBuilder::default();
+    let config = config
+        .per_nanosecond(60)
+        .burst_size(LIMIT.get())
+        .key_extractor(ByUser)
+        .finish()
+        .expect("neither the period nor the burst is zero");
+    let theirs = GovernorLayer::new(config).layer(Nothing);
+    fn handle<'a, S, B>(
+        mut service: S,
+        request: &'a impl Fn(u64) -> Request<()>,
+    ) -> impl FnMut(u64) + 'a
+    where
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible> + 'a,
+    {
+        move |number| {
+            let response = call(&mut service, request(number));
+            assert!(response.status().is_success());
+        }
+    }
+    let allocs = allocations(handle(ours.clone(), &request), handle(Nothing, &request));
+    let mut ours = handle(ours, &request);
+    let mut theirs = handle(theirs, &request);
+    for number in 0..2 * MANY as u64 {
+        ours(number);
+        theirs(number);
+    }
+    Contest::new(entry, Unit::Nanos, in_turn(ours))
+        .bare(in_turn(handle(Nothing, &request)))
+        .peer("tower_governor", in_turn(theirs))
+        .allocs(allocs)
+        .run()
+}
+
+/// What people write themselves: two counters a key, one of them weighted, in a script of few commands.
+const TWO_BUCKETS: &str = r"
+local used = redis.call('INCR', KEYS[1])
+if used == 1 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+local before = redis.call('GET', KEYS[2]) or 0
+if before * ARGV[3] + used > tonumber(ARGV[1]) then
+  redis.call('DECR', KEYS[1])
+  return 0
+end
+return 1
+";
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The peers' decision: one call of the script.
+async fn decide_by_script<C>(connection: &mut C, script: &Script, key: usize)
+where
+    C: redis::aio::ConnectionLike,
+{
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("the clock is past 1970");
+    let bucket = now.as_secs() / WINDOW.as_secs();
+    let left = 1.0 - (now.as_secs_f64() / WINDOW.as_secs_f64()).fract();
+    let passes: bool = script
+        .key(format!("limit:{key}:{bucket}"))
+        .key(format!("limit:{key}:{}", bucket - 1))
+        .arg(LIMIT.get())
+        .arg(2 * WINDOW.as_millis() as u64)
+        .arg(left)
+        .invoke_async(connection)
+        .await
+        .expect("Redis answers");
+    assert!(passes);
+}
+
+/// Decisions a second on Redis.
+pub(super) fn redis_strict(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
+    let runtime = runtime();
+    let server = runtime.block_on(Redis::start());
+    let client = redis::Client::open(server.url()).expect("it is the server's own address");
+    let connect = || {
+        let connection = client.get_multiplexed_async_connection();
+        runtime.block_on(connection).expect("the server is there")
+    };
+    let pool = bb8::Pool::builder().max_size(16).build(client.clone());
+    let pool = runtime.block_on(pool).expect("the server is there");
+
+    // A longer deadline than that of production: a busy machine must not end the measurement.
+    let store = Client::shared(connect()).deadline(Duration::from_secs(10));
+    let ours = RateLimitLayer::new(RedisStore::from(store))
+        .rule(Rule::new("user", Quota::per_minute(LIMIT.get())).key(|user: &u64| (*user).into()))
+        .checker();
+    let ours = move |number: u64| {
+        let ours = ours.clone();
+        async move {
+            let user = draws.at(number) as u64;
+            ours.check(&user).await.expect("nobody is refused");
+        }
+    };
+    let (connection, script) = (connect(), Script::new(TWO_BUCKETS));
+    let multiplexed = {
+        let script = script.clone();
+        move |number: u64| {
+            let (mut connection, script) = (connection.clone(), script.clone());
+            async move { decide_by_script(&mut connection, &script, draws.at(number)).await }
+        }
+    };
+    let pooled = move |number: u64| {
+        let (pool, script) = (pool.clone(), script.clone());
+        async move {
+            let mut connection = pool.get().await.expect("a connection comes free");
+            decide_by_script(&mut *connection, &script, draws.at(number)).await;
+        }
+    };
+    Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
+        .peer("multiplexed-script", tasks(&runtime, multiplexed))
+        .peer("bb8-script", tasks(&runtime, pooled))
+        .run()
+}
