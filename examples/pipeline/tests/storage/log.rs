@@ -118,6 +118,16 @@ async fn a_reader_never_sees_a_record_that_is_not_marked() {
 }
 
 #[tokio::test]
+async fn a_record_that_is_committed_and_not_marked_yet_is_not_read() {
+    let (home, data) = fresh();
+    data.log().append(0, Bytes::new()).await.unwrap();
+    // What the database holds between the commit and the mark.
+    let sql = "INSERT INTO record VALUES(2, 0, x'00', 0, 0)";
+    meddle(&home.path().join("log.db"), sql);
+    assert_eq!(offsets(data.log(), 0).await, [1]);
+}
+
+#[tokio::test]
 async fn a_record_that_was_committed_and_not_marked_is_kept_and_marked_at_the_next_start() {
     let (home, data) = fresh();
     data.log()
@@ -345,6 +355,8 @@ async fn a_read_below_what_is_left_of_its_partition_is_refused() {
         data.log().append(partition, Bytes::new()).await.unwrap();
     }
     data.log().prune(Position(3)).await.unwrap();
+    let why = data.log().read(0, Position(2), 10).await.unwrap_err();
+    assert!(matches!(why, ReadError::BelowStart { .. }), "{why}");
     let data = {
         data.close();
         open(home.path()).unwrap()

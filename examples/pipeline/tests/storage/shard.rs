@@ -9,7 +9,7 @@ use pipeline::shard::{
 };
 use seawall_shard_router::Role;
 
-use crate::{apply, batch, dead, open, record, serving};
+use crate::{apply, batch, dead, meddle, open, record, serving};
 
 async fn account(shard: &SqliteShard, id: &str) -> (u64, u64, u64) {
     let found = shard
@@ -153,6 +153,23 @@ async fn rows_below_the_watermark_are_skipped_and_it_never_goes_back() {
         (1, 1, Position(9))
     );
     assert_eq!(shard.tally().await.unwrap().account_units, 11);
+}
+
+#[tokio::test]
+async fn a_row_below_the_watermark_is_skipped_where_its_operation_is_no_longer_kept() {
+    let (home, _data, shard, log) = serving(9).await;
+    let a = record(1, 1, 5);
+    shard
+        .apply(batch(log, 0, 3, vec![apply(2, &a)]))
+        .await
+        .unwrap();
+    meddle(&home.path().join("shard-00.db"), "DELETE FROM op");
+    let done = shard
+        .apply(batch(log, 0, 3, vec![apply(2, &a)]))
+        .await
+        .unwrap();
+    assert_eq!((done.orders.len(), done.repeats), (0, 1));
+    assert_eq!(account(&shard, "user:1").await, (1, 5, 3));
 }
 
 #[tokio::test]
