@@ -62,6 +62,7 @@ pub struct Charges<'a, S> {
 }
 
 impl<'a, S> Charges<'a, S> {
+    #[inline]
     pub(crate) const fn new() -> Self {
         Self {
             list: [const { None }; MAX_RULES],
@@ -69,6 +70,7 @@ impl<'a, S> Charges<'a, S> {
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, charge: Charge<'a, S>) {
         self.list[self.len] = Some(charge);
         self.len += 1;
@@ -86,7 +88,22 @@ impl<'a, S> Charges<'a, S> {
         self.len == 0
     }
 
+    /// The one rule that applies, if it is one.
+    #[inline]
+    pub(crate) fn only(&self) -> Option<&Charge<'a, S>> {
+        match self.len {
+            1 => self.list[0].as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn at(&self, place: u8) -> &Charge<'a, S> {
+        let charge = self.list[usize::from(place)].as_ref();
+        charge.expect("those before the length are set")
+    }
+
     /// Each of them, in the order of the layer's rules.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Charge<'a, S>> {
         self.list[..self.len]
             .iter()
@@ -106,17 +123,20 @@ pub struct Decision {
     outcomes: [Outcome; MAX_RULES],
     rules: [u8; MAX_RULES],
     len: u8,
+    passes: bool,
     degraded: bool,
 }
 
 impl Decision {
     /// The decision for a request to which no rule applies: it passes.
     #[must_use]
+    #[inline]
     pub const fn empty() -> Self {
         Self {
             outcomes: [Outcome::new(0, 0, 0, Wait::None); MAX_RULES],
             rules: [0; MAX_RULES],
             len: 0,
+            passes: true,
             degraded: false,
         }
     }
@@ -126,11 +146,13 @@ impl Decision {
     /// # Panics
     ///
     /// When there are as many as a layer can have rules.
+    #[inline]
     pub fn push(&mut self, rule: u8, outcome: Outcome) {
         let place = usize::from(self.len);
         self.outcomes[place] = outcome;
         self.rules[place] = rule;
         self.len += 1;
+        self.passes &= outcome.passes();
     }
 
     /// Marks a decision that was not made by the shared counters, since those were out of reach.
@@ -142,8 +164,9 @@ impl Decision {
 
     /// Whether the request passes all rules.
     #[must_use]
-    pub fn passes(&self) -> bool {
-        self.iter().all(|(_, outcome)| outcome.passes())
+    #[inline]
+    pub const fn passes(&self) -> bool {
+        self.passes
     }
 
     /// Whether it was made without the shared counters.
@@ -153,6 +176,7 @@ impl Decision {
     }
 
     /// The number of each rule that applied, and what it says.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (usize, Outcome)> + '_ {
         let len = usize::from(self.len);
         let rules = self.rules[..len].iter().map(|&rule| usize::from(rule));

@@ -81,7 +81,7 @@ impl From<u64> for Key<'_> {
     }
 }
 
-/// The address as it is; [`ClientIp`](crate::ClientIp) limits IPv6 by network.
+/// The address as it is; `ClientIp` limits IPv6 by network.
 impl From<IpAddr> for Key<'_> {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {

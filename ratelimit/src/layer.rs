@@ -18,7 +18,7 @@ pub struct Fail;
 ///
 /// A request meets all rules at once: it is counted under each of them or, if one has no room, under
 /// none. A refused request never reaches the service, and its error is a [`RateLimitError`]; with the
-/// `http` feature, [`http`](RateLimitLayer::http) makes it a response instead.
+/// `http` feature, `.http()` makes it a response instead.
 ///
 /// The counters live in the store: all services made by one layer, and by its clones, share them.
 ///

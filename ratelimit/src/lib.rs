@@ -1,4 +1,50 @@
 //! Sliding-window rate limits as a tower layer: strict in memory and on Redis, all rules in one round trip.
+//!
+//! - **Strict.** A quota of L in a window W means that *no* trailing window of that length ever holds
+//!   more than L. Counters that weigh two buckets, and token buckets with a burst of L, let nearly 2 L
+//!   through there. The price is that a steady flood gets 16/17 of L; [`window`] tells how.
+//! - **All or nothing.** A request meets all its rules at once. If one has no room, it is counted under
+//!   none of them, in memory and on Redis alike; there, all rules are one command.
+//! - **For any request.** The core knows no HTTP. The `http` feature makes refusals responses (429 with
+//!   `Retry-After`, `RateLimit` fields and problem+json) and finds clients behind proxies.
+//! - **Bounded.** Whatever keys arrive, memory does not grow beyond the capacity, and what is evicted
+//!   does not get its quota back.
+//!
+//! ```
+//! use seawall_ratelimit::{BoxError, MemoryStore, Quota, RateLimitError, RateLimitLayer, Rule};
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let mut github = ServiceBuilder::new()
+//!     .layer(
+//!         RateLimitLayer::new(MemoryStore::with_capacity(1_000))
+//!             .rule(Rule::new("github", Quota::per_hour(2))),
+//!     )
+//!     .service(service_fn(async |path: &'static str| Ok::<_, BoxError>(path.len())));
+//!
+//! assert_eq!(github.ready().await?.call("/user").await?, 5);
+//! assert_eq!(github.ready().await?.call("/events").await?, 7);
+//! let error = github.ready().await?.call("/repos").await.unwrap_err();
+//! assert!(matches!(RateLimitError::find(&error), Some(RateLimitError::Refused(_))));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which store
+//!
+//! | store | counts for | a decision costs | when it cannot decide |
+//! | --- | --- | --- | --- |
+//! | [`MemoryStore`] | this process | no allocation, no waiting | does not occur |
+//! | `RedisStore` (feature `redis`) | all processes on one Redis | one script call | what its `Outage` says |
+//!
+//! Both decide by the same arithmetic: one trace of requests gets the same decisions from both.
+//!
+//! # Features
+//!
+//! None is on by default: `http`, `redis`, `tracing` (an event for each refusal and outage) and
+//! `metrics` (`seawall_ratelimit_decisions_total{rule, outcome}`,
+//! `seawall_ratelimit_outages_total{policy}`).
 
 mod decision;
 mod error;

@@ -1,5 +1,7 @@
 //! The layer in a real axum router.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -95,4 +97,36 @@ async fn a_body_passes_through_whole() {
         response.into_body().collect().await.unwrap().to_bytes(),
         text
     );
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn routers_on_one_redis_share_one_limiter() {
+    let server = test_support::Redis::start().await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let router = async || {
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        let patient =
+            seawall_redis::Client::shared(connection).deadline(std::time::Duration::from_secs(30));
+        let limits = RateLimitLayer::new(seawall_ratelimit::RedisStore::from(patient))
+            .rule(Rule::new("user", Quota::per_hour(2)).by(USER_ID))
+            .http();
+        Router::new().route("/a", get(async || "a")).layer(limits)
+    };
+    let (mut one, mut other) = (router().await, router().await);
+    assert_eq!(
+        status(&mut one, get_from("/a", "ada")).await,
+        StatusCode::OK
+    );
+    assert_eq!(
+        status(&mut other, get_from("/a", "ada")).await,
+        StatusCode::OK
+    );
+    for app in [&mut one, &mut other] {
+        assert_eq!(
+            status(app, get_from("/a", "ada")).await,
+            StatusCode::TOO_MANY_REQUESTS
+        );
+        assert_eq!(status(app, get_from("/a", "bob")).await, StatusCode::OK);
+    }
 }

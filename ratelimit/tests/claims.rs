@@ -1,5 +1,7 @@
 //! What the crate promises, measured. Each test prints its figure and holds it to the bar.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
+
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The laws of a service: readiness, the readied instance, cancellation, errors.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
+
 use std::cell::Cell;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::pin::Pin;

@@ -1,5 +1,7 @@
 //! What HTTP clients get to see, and who a client is.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
+
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The store on a real server.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
+
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;

@@ -51,6 +51,35 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     /// - All responses get `RateLimit-Policy` (the rules' quotas `q` and windows `w` in seconds) and
     ///   `RateLimit` (units left, `r`, and seconds until the whole quota is back, `t`), unless
     ///   [`fields`](RateLimitLayer::fields) says otherwise.
+    ///
+    /// ```
+    /// use axum::http::{HeaderName, Request};
+    /// use axum::{Router, body::Body, routing::post};
+    /// use seawall_ratelimit::{ClientIp, MemoryStore, Quota, RateLimitLayer, Rule};
+    /// use tower::{Service, ServiceBuilder};
+    ///
+    /// const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+    /// const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn create() {}
+    ///
+    /// let limits = RateLimitLayer::new(MemoryStore::with_capacity(1_000_000))
+    ///     .rule(Rule::new("user", Quota::per_minute(1_000)).by(USER_ID))
+    ///     .rule(Rule::new("ip", Quota::per_minute(10_000)).by(ClientIp::behind_proxies(1)))
+    ///     .rule(Rule::new("api-key", Quota::per_minute(100_000)).by(API_KEY))
+    ///     .http();
+    /// let mut app = Router::new()
+    ///     .route("/orders", post(create))
+    ///     .layer(ServiceBuilder::new().layer(limits));
+    ///
+    /// let order = Request::post("/orders").header(USER_ID, "ada").body(Body::empty())?;
+    /// let response = app.call(order).await?;
+    /// assert_eq!(response.status(), 200);
+    /// assert_eq!(response.headers()["ratelimit"], r#""user";r=999;t=64, "ip";r=9999;t=64"#);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn http(self) -> RateLimitLayer<St, Rs, Respond> {
         RateLimitLayer {
             store: self.store,

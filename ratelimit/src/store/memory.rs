@@ -12,7 +12,7 @@ use crate::key::Key;
 use crate::rule::{MAX_RULES, Policy};
 use crate::store::Store;
 use crate::store::table::{Place, Shard, Table};
-use crate::window::{Outcome, SlidingWindow, Terms, Wait};
+use crate::window::{Outcome, SlidingWindow, Terms};
 
 /// Counters in this process: strict, bounded, without a background task.
 ///
@@ -21,7 +21,7 @@ use crate::window::{Outcome, SlidingWindow, Terms, Wait};
 ///
 /// # Memory
 ///
-/// Each rule remembers about `capacity` keys, at 160 bytes for each that has come so far. A key is
+/// Each rule remembers about `capacity` keys, at 128 bytes for each that has come so far and about 16 for each that may. A key is
 /// kept as a hash under keys drawn at random, so nobody outside can make keys meet. When the place for
 /// a further key is taken, the least used one there is forgotten, **but not what it consumed**: newcomers
 /// to that place start from the highest counts that were forgotten there. A flood of keys
@@ -87,6 +87,7 @@ impl MemoryStore {
         })
     }
 
+    #[inline]
     pub(crate) fn decide_now(&self, charges: &Charges<'_, MemoryScope>) -> Decision {
         decide_at(self.now(), charges)
     }
@@ -121,57 +122,77 @@ impl Store for MemoryStore {
         MemoryScope { counters }
     }
 
+    #[inline]
     fn decide(&self, charges: &Charges<'_, MemoryScope>) -> Verdict<Self::Deciding> {
         Verdict::Now(self.decide_now(charges))
     }
 }
 
+#[inline]
 fn decide_at(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
-    let mut decision = Decision::empty();
-    let mut list = charges.iter();
-    if let (1, Some(charge)) = (charges.len(), list.next()) {
-        decision.push(charge.number, decide_one(now, &charge));
-        return decision;
+    match charges.only() {
+        Some(charge) => {
+            let mut decision = Decision::empty();
+            decision.push(charge.number, decide_one(now, charge));
+            decision
+        }
+        None => decide_all(now, charges),
     }
+}
 
+fn decide_all(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
     // Each rule has its own table, so one table is never locked twice; and as all lock in one order,
     // they never wait for each other in a circle.
-    let mut sought: [Option<Sought<'_>>; MAX_RULES] = [const { None }; MAX_RULES];
-    for (seek, charge) in sought.iter_mut().zip(charges.iter()) {
-        *seek = Some(Sought::new(charge));
+    let mut order: [u8; MAX_RULES] = std::array::from_fn(|place| place as u8);
+    let order = &mut order[..charges.len()];
+    order.sort_unstable_by_key(|&place| charges.at(place).scope.counters.rank);
+
+    let mut held: [Option<Held<'_>>; MAX_RULES] = [const { None }; MAX_RULES];
+    let mut all_pass = true;
+    for &place in order.iter() {
+        let asked = Held::new(now, charges.at(place));
+        all_pass &= asked.outcome.passes();
+        held[usize::from(place)] = Some(asked);
     }
-    let sought = &mut sought[..charges.len()];
-    sought.sort_unstable_by_key(|seek| seek.as_ref().map(|seek| seek.charge.scope.counters.rank));
-    for seek in sought.iter_mut().flatten() {
-        let terms = seek.charge.policy.terms();
-        let mut shard = lock(seek.counters().table.shard(seek.place));
-        let window = settle(&mut shard, seek.place, terms, now);
-        seek.outcome = window.decide(now, seek.charge.cost);
-        seek.held = Some((shard, window));
-    }
-    let all_pass = sought.iter().flatten().all(|seek| seek.outcome.passes());
-    for seek in sought.iter_mut().flatten() {
-        let Some((shard, window)) = &mut seek.held else {
-            continue;
-        };
-        if !all_pass {
-            // What it would be told for a request that takes nothing.
-            if seek.outcome.passes() {
-                seek.outcome = window.decide(now, 0);
-            }
-        } else if seek.charge.cost > 0 {
-            window.charge(now, seek.charge.cost);
-            shard.put(seek.place, *window, now);
-        }
-    }
-    for seek in sought.iter_mut().flatten() {
-        seek.held = None;
-    }
-    sought.sort_unstable_by_key(|seek| seek.as_ref().map(|seek| seek.charge.number));
-    for seek in sought.iter().flatten() {
-        decision.push(seek.charge.number, seek.outcome);
+    let mut decision = Decision::empty();
+    for (charge, held) in charges.iter().zip(held.iter_mut().flatten()) {
+        held.settle(now, charge, all_pass);
+        decision.push(charge.number, held.outcome);
     }
     decision
+}
+
+/// One rule of several: its lock is held until all of them have been asked.
+struct Held<'a> {
+    shard: MutexGuard<'a, Shard>,
+    place: Place,
+    window: SlidingWindow,
+    outcome: Outcome,
+}
+
+impl<'a> Held<'a> {
+    fn new(now: u64, charge: &Charge<'a, MemoryScope>) -> Self {
+        let counters = &*charge.scope.counters;
+        let place = counters.place(charge.key);
+        let mut shard = lock(counters.table.shard(place));
+        let window = settle(&mut shard, place, charge.policy.terms(), now);
+        Self {
+            outcome: window.decide(now, charge.cost),
+            shard,
+            place,
+            window,
+        }
+    }
+
+    fn settle(&mut self, now: u64, charge: Charge<'_, MemoryScope>, all_pass: bool) {
+        if all_pass && charge.cost > 0 {
+            self.window.charge(now, charge.cost);
+            self.shard.put(self.place, self.window, now);
+        } else if !all_pass && self.outcome.passes() {
+            // What it would be told for a request that takes nothing.
+            self.outcome = self.window.decide(now, 0);
+        }
+    }
 }
 
 fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>) -> Outcome {
@@ -205,28 +226,6 @@ fn settle(shard: &mut Shard, place: Place, terms: Terms, now: u64) -> SlidingWin
         *known = window;
     }
     window
-}
-
-struct Sought<'a> {
-    charge: Charge<'a, MemoryScope>,
-    place: Place,
-    outcome: Outcome,
-    held: Option<(MutexGuard<'a, Shard>, SlidingWindow)>,
-}
-
-impl<'a> Sought<'a> {
-    fn new(charge: Charge<'a, MemoryScope>) -> Self {
-        Self {
-            place: charge.scope.counters.place(charge.key),
-            charge,
-            outcome: Outcome::new(0, 0, 0, Wait::None),
-            held: None,
-        }
-    }
-
-    fn counters(&self) -> &'a Counters {
-        &self.charge.scope.counters
-    }
 }
 
 impl Counters {

@@ -28,6 +28,26 @@ const DEFAULT_PREFIX: &str = "seawall";
 ///
 /// A decision is one call of one script, whatever number of rules it checks. It needs Redis 7 or newer.
 ///
+/// ```
+/// use seawall_ratelimit::{BoxError, Outage, Quota, RateLimitLayer, RedisStore, Rule};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let server = test_support::Redis::start().await;
+/// # let url = server.url();
+/// let connection = redis::Client::open(url)?.get_connection_manager().await?;
+/// let store = RedisStore::new(connection).on_outage(Outage::Local { share: 0.1 });
+/// let logins = RateLimitLayer::new(store)
+///     .rule(Rule::new("login", Quota::per_hour(1)).key(|name: &String| name.into()))
+///     .checker();
+///
+/// let name = String::from("ada");
+/// assert!(logins.check(&name).await.is_ok());
+/// assert!(logins.check(&name).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Slots
 ///
 /// All rules of a request are charged in one script, so their keys lie in one slot: all keys of a
