@@ -44,7 +44,7 @@
 //!
 //! None is on by default: `http`, `redis`, `tracing` (an event for each refusal and outage) and
 //! `metrics` (`seawall_ratelimit_decisions_total{rule, outcome}`,
-//! `seawall_ratelimit_outages_total{policy}`).
+//! `seawall_ratelimit_outages_total{policy}`; install the recorder before the layer is applied).
 
 mod decision;
 mod error;

@@ -4,7 +4,7 @@ use crate::decision::{Charge, Charges, Decision, Verdict};
 use crate::error::{CostAboveLimit, RateLimitError, Refused, Violation};
 use crate::rule::{Apply, Policy};
 use crate::store::Store;
-use crate::telemetry;
+use crate::telemetry::Telemetry;
 use crate::window::Wait;
 
 /// The store with the rules: what all clones of a service share.
@@ -13,6 +13,7 @@ pub(crate) struct Limiter<St: Store, Rs> {
     rules: Rs,
     policies: Box<[Policy]>,
     scopes: Box<[St::Scope]>,
+    telemetry: Telemetry,
     #[cfg(feature = "http")]
     policy_field: http::HeaderValue,
 }
@@ -22,6 +23,7 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         Self {
             scopes: policies.iter().map(|policy| store.scope(policy)).collect(),
             policies: policies.into(),
+            telemetry: Telemetry::of(policies),
             #[cfg(feature = "http")]
             policy_field: crate::http::policy_field(policies),
             store,
@@ -44,27 +46,26 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         Rs: Apply<Req>,
     {
         let mut charges = Charges::new();
-        let applied = self.rules.apply(request, &mut |number, policy, key, cost| {
-            if cost > policy.quota().limit() {
-                return Err(CostAboveLimit {
-                    rule: policy.shared_name(),
+        self.rules
+            .apply(request, &mut |number, policy, key, cost| {
+                if cost > policy.quota().limit() {
+                    let error = CostAboveLimit {
+                        rule: policy.shared_name(),
+                        cost,
+                        limit: policy.quota().limit(),
+                    };
+                    self.telemetry.cost_above_limit(number, &error);
+                    return Err(RateLimitError::CostAboveLimit(error));
+                }
+                charges.push(Charge {
+                    number: number as u8,
+                    policy,
+                    scope: &self.scopes[number],
+                    key,
                     cost,
-                    limit: policy.quota().limit(),
                 });
-            }
-            charges.push(Charge {
-                number: number as u8,
-                policy,
-                scope: &self.scopes[number],
-                key,
-                cost,
-            });
-            Ok(())
-        });
-        if let Err(error) = applied {
-            telemetry::cost_above_limit(&error);
-            return Err(RateLimitError::CostAboveLimit(error));
-        }
+                Ok(())
+            })?;
         if charges.is_empty() {
             return Ok(Verdict::Now(Decision::empty()));
         }
@@ -73,7 +74,7 @@ impl<St: Store, Rs> Limiter<St, Rs> {
 
     /// Nothing if the request passes, else the error that says why not.
     pub(crate) fn judge(&self, decision: &Decision) -> Result<(), RateLimitError> {
-        telemetry::decided(&self.policies, decision);
+        self.telemetry.decided(&self.policies, decision);
         if decision.passes() {
             return Ok(());
         }

@@ -4,65 +4,90 @@ use crate::decision::Decision;
 use crate::error::CostAboveLimit;
 use crate::rule::Policy;
 
-/// `seawall_ratelimit_decisions_total{rule, outcome}`: `allowed`, `refused`, or `degraded` for what
-/// was let through without the shared counters.
+/// `seawall_ratelimit_decisions_total{rule, outcome}` of one rule. The counters are looked up once, when
+/// the layer is applied, so that counting allocates nothing.
 #[cfg(feature = "metrics")]
-fn count(rule: &Policy, outcome: &'static str) {
-    metrics::counter!(
-        "seawall_ratelimit_decisions_total",
-        "rule" => rule.shared_name(),
-        "outcome" => outcome,
-    )
-    .increment(1);
+struct RuleCounters {
+    allowed: metrics::Counter,
+    refused: metrics::Counter,
+    /// Let through without the shared counters.
+    degraded: metrics::Counter,
+    cost_above_limit: metrics::Counter,
 }
 
-#[cfg(any(feature = "tracing", feature = "metrics"))]
-pub(crate) fn decided(policies: &[Policy], decision: &Decision) {
-    for (rule, outcome) in decision.iter() {
-        let rule = &policies[rule];
+#[cfg(feature = "metrics")]
+impl RuleCounters {
+    fn of(rule: &Policy) -> Self {
+        let counter = |outcome: &'static str| {
+            metrics::counter!(
+                "seawall_ratelimit_decisions_total",
+                "rule" => rule.shared_name(),
+                "outcome" => outcome,
+            )
+        };
+        Self {
+            allowed: counter("allowed"),
+            refused: counter("refused"),
+            degraded: counter("degraded"),
+            cost_above_limit: counter("cost_above_limit"),
+        }
+    }
+}
+
+/// What a limiter tells of its decisions.
+pub(crate) struct Telemetry {
+    #[cfg(feature = "metrics")]
+    rules: Box<[RuleCounters]>,
+}
+
+impl Telemetry {
+    pub(crate) fn of(policies: &[Policy]) -> Self {
+        #[cfg(not(feature = "metrics"))]
+        let _ = policies;
+        Self {
+            #[cfg(feature = "metrics")]
+            rules: policies.iter().map(RuleCounters::of).collect(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn decided(&self, policies: &[Policy], decision: &Decision) {
         #[cfg(feature = "metrics")]
-        count(
-            rule,
+        for (rule, outcome) in decision.iter() {
+            let rule = &self.rules[rule];
             match (outcome.passes(), decision.is_degraded()) {
-                (false, _) => "refused",
-                (true, true) => "degraded",
-                (true, false) => "allowed",
-            },
-        );
+                (false, _) => rule.refused.increment(1),
+                (true, true) => rule.degraded.increment(1),
+                (true, false) => rule.allowed.increment(1),
+            }
+        }
         #[cfg(feature = "tracing")]
-        if !outcome.passes() {
+        for (rule, outcome) in decision.iter().filter(|(_, outcome)| !outcome.passes()) {
             tracing::debug!(
-                rule = rule.name(),
+                rule = policies[rule].name(),
                 limit = outcome.limit(),
                 wait = ?outcome.wait(),
                 degraded = decision.is_degraded(),
                 "over the rate limit"
             );
         }
+        let _ = (policies, decision);
+    }
+
+    pub(crate) fn cost_above_limit(&self, rule: usize, error: &CostAboveLimit) {
+        #[cfg(feature = "metrics")]
+        self.rules[rule].cost_above_limit.increment(1);
+        #[cfg(feature = "tracing")]
+        tracing::debug!(
+            rule = &*error.rule,
+            cost = error.cost,
+            "the cost is above the limit"
+        );
+        let _ = (rule, error);
     }
 }
 
-#[cfg(not(any(feature = "tracing", feature = "metrics")))]
-pub(crate) fn decided(_: &[Policy], _: &Decision) {}
-
-pub(crate) fn cost_above_limit(error: &CostAboveLimit) {
-    #[cfg(feature = "metrics")]
-    metrics::counter!(
-        "seawall_ratelimit_decisions_total",
-        "rule" => error.rule.clone(),
-        "outcome" => "cost_above_limit",
-    )
-    .increment(1);
-    #[cfg(feature = "tracing")]
-    tracing::debug!(
-        rule = &*error.rule,
-        cost = error.cost,
-        "the cost is above the limit"
-    );
-    let _ = error;
-}
-
-/// The store did not decide; the outage policy does.
+/// The store did not decide; the outage policy does: `seawall_ratelimit_outages_total{policy}`.
 #[cfg(feature = "redis")]
 pub(crate) fn outage(policy: &'static str, error: &crate::error::StoreError) {
     #[cfg(feature = "metrics")]
