@@ -58,9 +58,16 @@ impl Lease {
     }
 
     async fn reaches(&mut self, wanted: impl Fn(LeaseState) -> bool) -> LeaseState {
-        match self.state.wait_for(|state| wanted(*state)).await {
-            Ok(state) => *state,
-            Err(_) => future::pending().await,
+        // Without its guard, which cannot be sent to another thread.
+        let state = self
+            .state
+            .wait_for(|state| wanted(*state))
+            .await
+            .ok()
+            .map(|state| *state);
+        match state {
+            Some(state) => state,
+            None => future::pending().await,
         }
     }
 }

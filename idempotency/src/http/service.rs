@@ -21,7 +21,11 @@ use super::{
     scope,
 };
 use crate::{
-    error::BoxError, future::ResponseFuture, key::{Key, RecordKey}, run::Job, service::Idempotency,
+    error::BoxError,
+    future::ResponseFuture,
+    key::{Key, RecordKey},
+    run::Job,
+    service::Idempotency,
     store::Store,
 };
 

@@ -28,7 +28,7 @@ pub use self::{
 use crate::{error::RecordError, key::Fingerprint};
 
 /// What lies under a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Record {
     /// Somebody is handling the call, or was.
     Pending(Pending),
@@ -58,7 +58,7 @@ impl Record {
 }
 
 /// A claim on a key: who handles the call, and for how long that is believed without a heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pending {
     /// Who claims it. Made by the client, so that its own bytes can be told from anyone else's.
     pub owner: Owner,
@@ -165,7 +165,7 @@ pub enum Standing {
 }
 
 /// The end of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Completed {
     /// Who handled it: so a completion that is sent twice knows its own.
     pub owner: Owner,
@@ -178,7 +178,7 @@ pub struct Completed {
 }
 
 /// What is kept of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// All of it, as the codec wrote it.
     Whole(Bytes),
@@ -187,7 +187,7 @@ pub enum Answer {
 }
 
 /// Why an answer was not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Why {
     /// It was larger than the layer keeps.
@@ -215,7 +215,7 @@ impl fmt::Display for Why {
 }
 
 /// What a call finds when it begins, before anybody's age is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Found {
     /// Its own claim: the reply to an earlier copy of the same command was lost. It runs.
     Mine,

@@ -10,7 +10,7 @@ use super::{Answer, Completed, Pending, Record};
 ///
 /// A swap may be sent twice, by a cluster client for instance: the second copy finds the new bytes
 /// and says [`Swapped::Already`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Swap {
     from: Vec<Bytes>,
     from_nothing: bool,
@@ -19,7 +19,7 @@ pub struct Swap {
 }
 
 /// What a swap found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Swapped {
     /// The record was as named, and is changed now.
     Applied,
