@@ -42,6 +42,9 @@ pub struct DemoArgs {
     /// Connections of the load.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub connections: u16,
+    /// The share of requests that place orders; the rest read.
+    #[arg(long, default_value = "0.2", value_parser = share)]
+    pub writes: f64,
     /// Two runs of one seed send the same requests.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -126,6 +129,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn chance(text: &str) -> Result<f64, String> {
     number_in(text, 0.0, 0.5)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number_in(text, 0.0, 1.0)
 }
 
 fn scale(text: &str) -> Result<f64, String> {

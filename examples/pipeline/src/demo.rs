@@ -68,7 +68,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
         connections: args.connections.into(),
         users: USERS,
         products: PRODUCTS as usize,
-        mix: Mix::default(),
+        mix: Mix {
+            writes: args.writes,
+            ..Mix::default()
+        },
         seed: args.seed,
     };
     println!(
