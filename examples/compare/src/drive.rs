@@ -142,16 +142,13 @@ where
 {
     let mut context = Context::from_waker(Waker::noop());
     match service.poll_ready(&mut context) {
-        Poll::Ready(Ok(())) => poll(service.call(request)).expect("nothing is refused here"),
+        Poll::Ready(Ok(())) => {}
         _ => panic!("the service is not ready"),
     }
-}
-
-/// Polls a future that is ready at once.
-#[inline]
-pub(crate) fn poll<F: Future>(future: F) -> F::Output {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => output,
+    // Pinned where it comes from the call, as by `.await`: handing it to a function that polls it would
+    // copy it once more.
+    match pin!(service.call(request)).poll(&mut context) {
+        Poll::Ready(response) => response.expect("nothing is refused here"),
         Poll::Pending => panic!("the answer is not there at once"),
     }
 }

@@ -4,22 +4,21 @@ use crate::measure::{Row, Unit};
 
 /// How the figures came about: what nobody can read off the table.
 const NOTES: &[&str] = &[
-    "Figures are medians over the runs; ours, peers and bare service take turns in slices of 25 ms (80 ms with \
-     Redis or a disk).",
-    "ratio: the median of the ratios of the runs. Of ours to theirs, or where there is a bare service, of what \
-     each adds to it",
-    "  (to the peer `bare`: ours to bare). In ns lower is better, in /s higher. \"-\": the peer adds nothing that \
-     could be measured.",
-    "allocs: heap allocations of ours for each call, beyond those of the bare service.",
-    "In memory, services are polled with a waker that does nothing; idempotency runs on a current-thread \
-     runtime, for its handler is a task;",
-    "  Redis and the file are used by 256 tasks on a runtime as `#[tokio::main]` makes it.",
-    "ratelimit/layer*: keys are header fields; tower_governor makes a String of its own of them, as its \
-     example does. No limit fields on responses.",
-    "retry: `backon` is not a layer, and it and `tower-retry` have no budget.",
-    "shard-router/lookup: the same keys for all; hash rings have 100 points a node. jumphash and maglev say a \
-     number, the others a name.",
-    "shard-router/plan-add-one: hashring makes a ring with one node more, and does not say which keys move.",
+    "Figures are medians over the runs. All contenders of a row take turns, in slices of 25 ms (80 ms",
+    "  with Redis or a disk).",
+    "ratio: median of the ratios of the runs, ours to theirs; where there is a bare service, of what each",
+    "  adds to it (to the peer `bare` itself: ours to bare). In ns lower is better, in /s higher.",
+    "  \"-\": the peer adds nothing that could be measured.",
+    "allocs: heap allocations of ours a call, beyond those of the bare service.",
+    "Layers are polled with a waker that does nothing; idempotency in memory runs on a current-thread",
+    "  runtime, as its handler is a task. Redis and the file are used by 256 tasks on a runtime as",
+    "  `#[tokio::main]` makes it.",
+    "ratelimit/layer*: keys are header fields, and responses get no fields. tower_governor makes a String",
+    "  of each key, as its example does.",
+    "ratelimit/redis-strict: the peers' script is a two-bucket counter by the server's clock.",
+    "retry: backon is not a layer, and it and tower-retry have no budget.",
+    "shard-router/lookup: keys are fetched from a million strings; rings have 100 points a node.",
+    "shard-router/plan-add-one: hashring makes the new ring, and does not say which keys move.",
 ];
 
 /// Build, machine, and the names of the columns.

@@ -5,12 +5,13 @@ use std::future::{Ready, ready};
 use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::body::Body;
 use governor::RateLimiter;
 use http::{HeaderName, HeaderValue, Request, Response};
 use redis::Script;
+use redis::aio::ConnectionLike;
 use seawall_ratelimit::{Fields, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, Verdict};
 use seawall_redis::Client;
 use test_support::Redis;
@@ -197,16 +198,28 @@ where
         .run()
 }
 
-/// What people write themselves: two counters a key, one of them weighted, in a script of few commands.
+/// What people write themselves, if with care: two counters a key, the older one weighted, by the clock
+/// of the server; a refused request counts nothing.
 const TWO_BUCKETS: &str = r"
-local used = redis.call('INCR', KEYS[1])
-if used == 1 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local window = tonumber(ARGV[2])
+local bucket = math.floor(now / window)
+local kept = redis.call('HMGET', KEYS[1], 'bucket', 'used', 'before')
+local last = tonumber(kept[1])
+local used, before = tonumber(kept[2]) or 0, tonumber(kept[3]) or 0
+if last ~= bucket then
+  before = last == bucket - 1 and used or 0
+  used = 0
 end
-local before = redis.call('GET', KEYS[2]) or 0
-if before * ARGV[3] + used > tonumber(ARGV[1]) then
-  redis.call('DECR', KEYS[1])
+if before * (1 - now % window / window) + used + 1 > tonumber(ARGV[1]) then
   return 0
+end
+if last == bucket then
+  redis.call('HINCRBY', KEYS[1], 'used', 1)
+else
+  redis.call('HSET', KEYS[1], 'bucket', bucket, 'used', 1, 'before', before)
+  redis.call('PEXPIRE', KEYS[1], 2 * window)
 end
 return 1
 ";
@@ -216,19 +229,12 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The peers' decision: one call of the script.
 async fn decide_by_script<C>(connection: &mut C, script: &Script, key: usize)
 where
-    C: redis::aio::ConnectionLike,
+    C: ConnectionLike,
 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock is past 1970");
-    let bucket = now.as_secs() / WINDOW.as_secs();
-    let left = 1.0 - (now.as_secs_f64() / WINDOW.as_secs_f64()).fract();
     let passes: bool = script
-        .key(format!("limit:{key}:{bucket}"))
-        .key(format!("limit:{key}:{}", bucket - 1))
+        .key(format!("limit:{key}"))
         .arg(LIMIT.get())
-        .arg(2 * WINDOW.as_millis() as u64)
-        .arg(left)
+        .arg(WINDOW.as_millis() as u64)
         .invoke_async(connection)
         .await
         .expect("Redis answers");

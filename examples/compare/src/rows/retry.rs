@@ -1,10 +1,11 @@
 //! A call that succeeds at once, through layers that would retry it.
 
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 use std::hint::black_box;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -13,7 +14,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use tower::{Layer, Service};
 
 use super::Entry;
-use crate::drive::{allocations, at_once, call, in_turn, poll};
+use crate::drive::{allocations, at_once, call, in_turn};
 use crate::measure::{Contest, Lane, Row, Unit};
 
 const ATTEMPTS: u32 = 5;
@@ -163,14 +164,20 @@ fn backon_handles() -> impl FnMut(u64) + Send {
     move |number| {
         let job = black_box(Job::new(number));
         let attempt = || {
-            let mut context = Context::from_waker(std::task::Waker::noop());
+            let mut context = Context::from_waker(Waker::noop());
             match service.poll_ready(&mut context) {
                 Poll::Ready(Ok(())) => service.call(job.clone()),
                 _ => panic!("the service is not ready"),
             }
         };
-        let called = attempt.retry(backoff).when(|_: &io::Error| true);
-        black_box(poll(called).expect("it succeeds"));
+        let mut called = pin!(attempt.retry(backoff).when(|_: &io::Error| true));
+        match called
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(response) => black_box(response.expect("it succeeds")),
+            Poll::Pending => panic!("the answer is not there at once"),
+        };
     }
 }
 
