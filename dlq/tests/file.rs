@@ -399,3 +399,55 @@ async fn kill_9_loses_no_letter_that_was_reported() {
         assert_eq!(ids.len(), found.len(), "no letter is there twice");
     }
 }
+
+/// Not a test of its own: the process of the next one. It writes until the disk says no.
+#[tokio::test]
+async fn child_that_runs_out_of_space() {
+    let Some(path) = std::env::var_os("SEAWALL_DLQ_FULL_DISK") else {
+        return;
+    };
+    let sink = FileSink::open(path).await.unwrap();
+    let mut offset = 0;
+    let error = loop {
+        match sink.write(letter(offset)).await {
+            Ok(_) => println!("written {offset}"),
+            Err(error) => break error,
+        }
+        offset += 1;
+    };
+    assert!(matches!(error, SinkError::Io(_)), "{error}");
+    // What was written stays in order, and what is small enough still goes in.
+    assert_eq!(
+        all(&sink).await,
+        (0..offset).map(letter).collect::<Vec<_>>()
+    );
+    assert!(sink.write(letter(offset)).await.is_err());
+    println!("done");
+}
+
+#[tokio::test]
+async fn a_disk_without_space_is_an_error_and_leaves_no_half_letter() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("dead");
+    // A limit on the size of files, without the signal that goes with it.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 20; exec \"$0\" --exact child_that_runs_out_of_space --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .env("SEAWALL_DLQ_FULL_DISK", &path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("done"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let written = said.matches("written").count() as u64;
+    assert!(written > 2);
+    let sink = open(&path).await;
+    assert_eq!(
+        all(&sink).await,
+        (0..written).map(letter).collect::<Vec<_>>()
+    );
+    assert_eq!(sink.write(letter(written)).await.unwrap(), Written::New);
+}

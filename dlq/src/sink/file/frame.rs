@@ -195,3 +195,57 @@ fn check(offset: u64, kind: u32, body: &[u8]) -> u64 {
 fn number(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(frame: &[u8], offset: u64) -> Option<Body<'_>> {
+        let (head, body) = frame.split_first_chunk::<HEAD>()?;
+        Head::decode(*head).open(offset, body)
+    }
+
+    #[test]
+    fn a_frame_is_valid_only_as_and_where_it_was_written() {
+        let letter = Body::Letter {
+            sequence: 7,
+            json: b"{}",
+        };
+        let removed = Body::Removed(LetterId::from_bytes([9; 16]));
+        for body in [letter, removed] {
+            let mut frame = Vec::new();
+            body.encode(FIRST, &mut frame);
+            assert_eq!(opened(&frame, FIRST), Some(body));
+            let body = &frame[HEAD..];
+            assert_eq!(
+                body.len(),
+                Head::decode(*frame.first_chunk().unwrap()).length()
+            );
+            assert_eq!(opened(&frame, FIRST + 1), None);
+            // The other kind, and a kind of nobody's.
+            for kind in [1_u32, 2, 3] {
+                let mut other = frame.clone();
+                other[4..8].copy_from_slice(&kind.to_le_bytes());
+                assert!(other == frame || opened(&other, FIRST).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn the_mark_with_the_higher_count_holds_and_a_spoiled_one_does_not_count() {
+        let mark = |count| Mark {
+            count,
+            end: FIRST + count,
+            last: count,
+        };
+        let mut page = header(mark(4));
+        let newer = mark(5);
+        let at = newer.offset() as usize;
+        page[at..at + MARK].copy_from_slice(&newer.encode());
+        assert_eq!(Header::decode(&page), Header::Synced(newer));
+        page[at] ^= 1;
+        assert_eq!(Header::decode(&page), Header::Synced(mark(4)));
+        page[mark(4).offset() as usize] ^= 1;
+        assert_eq!(Header::decode(&page), Header::NoMark);
+    }
+}
