@@ -19,6 +19,7 @@ use crate::api::{self, Api, Keys, Limits};
 use crate::cache::ReadCache;
 use crate::data::Data;
 use crate::log::Log;
+use crate::log::Position;
 use crate::shard::SqliteShard;
 use crate::shards::{Faults, first_topology, route};
 use crate::stack::{self, RetrySettings};
@@ -29,6 +30,10 @@ pub const PARTITIONS: u16 = 100;
 
 /// Entries of the read cache, tombstones included.
 const CACHE: u64 = 200_000;
+
+/// Records that the log keeps after they are applied, should a shard have to go back. At full rate it is some
+/// minutes; on disk it is about 300 MB.
+const LOG_KEEPS: u64 = 1_000_000;
 
 /// How long a start may work through what the last run left in the log before it serves all the same.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -209,6 +214,13 @@ fn upkeep(
             }
             // Without this the exporter keeps every sample of its histograms.
             api.metrics.run_upkeep();
+            let settled = shared.settled();
+            let below = Position(settled.0.saturating_sub(LOG_KEEPS));
+            if below.0 > 0
+                && let Err(error) = api.log.prune(below).await
+            {
+                tracing::warn!(%error, "the log was not pruned");
+            }
             metrics::gauge!("pipeline_partitions_behind").set(shared.behind() as f64);
             metrics::gauge!("pipeline_dead_letters")
                 .set(shared.counters.dead.load(Ordering::Relaxed) as f64);

@@ -121,6 +121,24 @@ impl<L: Log> Shared<L> {
             .count()
     }
 
+    /// The position below which no partition has anything left to do, for a log whose offsets count up over all
+    /// partitions.
+    pub fn settled(&self) -> Position {
+        let ends: Vec<Position> = (0..self.log.partitions())
+            .map(|partition| *self.log.end(partition).borrow())
+            .collect();
+        // What is appended from here on lies above all of these ends.
+        let last = ends.iter().copied().max().unwrap_or_default();
+        ends.iter()
+            .zip(&self.done)
+            .fold(last, |settled, (end, done)| {
+                match done.load(Ordering::Relaxed).checked_sub(1) {
+                    Some(done) if done >= end.0 => settled,
+                    done => settled.min(Position(done.unwrap_or(0))),
+                }
+            })
+    }
+
     fn done(&self, partition: u16, position: Position) {
         self.done[usize::from(partition)].store(position.0 + 1, Ordering::Relaxed);
         self.log.commit(partition, position);

@@ -355,6 +355,31 @@ async fn orders_of_a_partition_apply_once_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_settled_ends_below_the_first_record_that_is_not_applied() {
+    let rig = Rig::new(5);
+    rig.trouble(2, (0..1_000).map(|_| Trouble::Refuse));
+    rig.order(0, 0, "tea");
+    let stuck = rig.order(2, 1, "tea");
+    rig.order(1, 2, "tea");
+    let patience = Duration::from_secs(2);
+    tokio::time::timeout(patience, async {
+        while rig.shared.behind() > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("the others are done at once");
+    let offset = rig.log.partitions[2].0.lock().unwrap()[0].offset;
+    assert!(
+        rig.shared.settled() <= Position(offset),
+        "{stuck} would be pruned before it is applied"
+    );
+    rig.shards[2].troubles.lock().unwrap().clear();
+    rig.settle().await;
+    assert!(rig.shared.settled() > Position(offset));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_asked_for_again_and_nothing_applies_twice() {
     let rig = Rig::new(1);
     rig.trouble(
