@@ -1,8 +1,9 @@
 use std::fmt;
 
 use crate::key::Key;
-use crate::rule::{MAX_RULES, Policy};
-use crate::window::{Outcome, Wait};
+use crate::policy::Policy;
+use crate::rules::MAX_RULES;
+use crate::window::{Outcome, Terms, Wait};
 
 /// What one request asks of one rule.
 #[derive(Debug)]
@@ -12,6 +13,7 @@ pub struct Charge<'a, S> {
     pub(crate) scope: &'a S,
     pub(crate) key: Key<'a>,
     pub(crate) cost: u32,
+    pub(crate) terms: Terms,
 }
 
 // By hand: a copy of the reference needs no copy of the scope.
@@ -30,7 +32,7 @@ impl<'a, S> Charge<'a, S> {
         self.number
     }
 
-    /// The rule's name and quota.
+    /// The rule's name and its regular quota.
     #[must_use]
     pub const fn policy(&self) -> &'a Policy {
         self.policy
@@ -48,10 +50,29 @@ impl<'a, S> Charge<'a, S> {
         self.key
     }
 
-    /// Units to take, at most the quota's limit.
+    /// Units to take, at most the limit of the terms.
     #[must_use]
     pub const fn cost(&self) -> u32 {
         self.cost
+    }
+
+    /// The quota that holds for this request, which need not be the rule's regular one.
+    #[must_use]
+    pub const fn terms(&self) -> Terms {
+        self.terms
+    }
+
+    /// Whether the rule only counts: if it has no room, the request may pass all the same. What it says has
+    /// to be marked by [`Outcome::in_shadow`].
+    #[must_use]
+    pub const fn is_shadow(&self) -> bool {
+        self.policy.is_shadow()
+    }
+
+    /// Whether the request may pass by what the rule says.
+    #[inline]
+    pub(crate) const fn lets_pass(&self, outcome: &Outcome) -> bool {
+        outcome.passes() || self.is_shadow()
     }
 }
 
@@ -117,7 +138,7 @@ impl<S: fmt::Debug> fmt::Debug for Charges<'_, S> {
     }
 }
 
-/// What all rules together say to one request: it passes if it passes each of them.
+/// What all rules together say to one request: it passes if it passes each that is no shadow.
 #[derive(Clone, Copy)]
 pub struct Decision {
     outcomes: [Outcome; MAX_RULES],
@@ -152,7 +173,7 @@ impl Decision {
         self.outcomes[place] = outcome;
         self.rules[place] = rule;
         self.len += 1;
-        self.passes &= outcome.passes();
+        self.passes &= outcome.passes() || outcome.is_shadow();
     }
 
     /// Marks a decision that was not made by the shared counters, since those were out of reach.

@@ -26,6 +26,12 @@ pub enum RateLimitError {
     Refused(Refused),
     /// The request costs more than a whole quota, so no waiting helps. Nothing was counted anywhere.
     CostAboveLimit(CostAboveLimit),
+    /// The rule of this name admits nothing at all from whoever sent the request. Nothing was counted
+    /// anywhere.
+    Denied {
+        /// The rule's name.
+        rule: Cow<'static, str>,
+    },
     /// The store could not decide, and its outage policy is to refuse then.
     Store(StoreError),
 }
@@ -50,6 +56,7 @@ impl fmt::Display for RateLimitError {
         match self {
             Self::Refused(refused) => refused.fmt(f),
             Self::CostAboveLimit(cost) => cost.fmt(f),
+            Self::Denied { rule } => write!(f, "denied by {rule}"),
             Self::Store(_) => f.write_str("the rate limit could not be checked"),
         }
     }
@@ -59,7 +66,7 @@ impl Error for RateLimitError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Store(error) => Some(error),
-            Self::Refused(_) | Self::CostAboveLimit(_) => None,
+            Self::Refused(_) | Self::CostAboveLimit(_) | Self::Denied { .. } => None,
         }
     }
 }
@@ -197,6 +204,8 @@ pub enum ConfigError {
     DuplicateRule(String),
     /// A layer holds as many rules as it can.
     TooManyRules,
+    /// A layer has no rule of this name.
+    UnknownRule(String),
     /// A store for no key at all.
     ZeroCapacity,
     /// A share of a quota is not above 0 and at most 1.
@@ -231,6 +240,7 @@ impl fmt::Display for ConfigError {
             Self::TooManyRules => {
                 write!(f, "a layer holds at most {} rules", crate::MAX_RULES)
             }
+            Self::UnknownRule(name) => write!(f, "no rule is named {name:?}"),
             Self::ZeroCapacity => f.write_str("a store needs room for at least 1 key"),
             Self::Share(share) => {
                 write!(

@@ -6,7 +6,9 @@ use tower_layer::Layer;
 use crate::decision::Verdict;
 use crate::error::{ConfigError, RateLimitError};
 use crate::limiter::Limiter;
-use crate::rule::{And, Apply, MAX_RULES, Policy, Rule, Rules};
+use crate::policy::{Policy, Quotas};
+use crate::rule::Rule;
+use crate::rules::{And, Apply, BoxRule, BoxRules, MAX_RULES, Rules};
 use crate::service::RateLimit;
 use crate::store::Store;
 
@@ -71,13 +73,75 @@ impl<St: Store> RateLimitLayer<St> {
     }
 }
 
+impl<St: Store, M> RateLimitLayer<St, (), M> {
+    /// Rules that are only known at run time, as from a file. More can be added to them.
+    ///
+    /// ```
+    /// use seawall_ratelimit::{ConfigError, MemoryStore, Quota, RateLimitLayer, Rule};
+    /// use std::time::Duration;
+    ///
+    /// struct Job { tenant: String, queue: String }
+    ///
+    /// # fn main() -> Result<(), ConfigError> {
+    /// // As read from a file.
+    /// let lines = [("tenant", 100, 60), ("queue", 1_000, 1)];
+    /// let mut rules = Vec::new();
+    /// for (name, limit, seconds) in lines {
+    ///     let quota = Quota::try_new(limit, Duration::from_secs(seconds))?;
+    ///     let rule = Rule::try_new(name, quota)?;
+    ///     rules.push(match name {
+    ///         "tenant" => rule.key(|job: &Job| job.tenant.as_str().into()).boxed(),
+    ///         _ => rule.key(|job: &Job| job.queue.as_str().into()).boxed(),
+    ///     });
+    /// }
+    /// let limits = RateLimitLayer::new(MemoryStore::with_capacity(1_000)).try_rules(rules)?;
+    /// assert_eq!(limits.policies()[1].name(), "queue");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When two rules have one name, or there are more than [`MAX_RULES`].
+    pub fn rules<Req>(
+        self,
+        rules: impl IntoIterator<Item = BoxRule<Req>>,
+    ) -> RateLimitLayer<St, BoxRules<Req>, M> {
+        match self.try_rules(rules) {
+            Ok(layer) => layer,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// [`rules`](RateLimitLayer::rules) for rules that come from outside the code.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong where `rules` panics.
+    pub fn try_rules<Req>(
+        mut self,
+        rules: impl IntoIterator<Item = BoxRule<Req>>,
+    ) -> Result<RateLimitLayer<St, BoxRules<Req>, M>, ConfigError> {
+        let rules: Arc<[BoxRule<Req>]> = rules.into_iter().collect();
+        for rule in rules.iter() {
+            self.add(rule.policy())?;
+        }
+        Ok(RateLimitLayer {
+            store: self.store,
+            rules: BoxRules { rules },
+            policies: self.policies,
+            mode: self.mode,
+        })
+    }
+}
+
 impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     /// Adds a rule.
     ///
     /// # Panics
     ///
     /// When the layer has a rule of that name, or [`MAX_RULES`] rules.
-    pub fn rule<K, C>(self, rule: Rule<K, C>) -> RateLimitLayer<St, And<Rs, K, C>, M> {
+    pub fn rule<K, C, P>(self, rule: Rule<K, C, P>) -> RateLimitLayer<St, And<Rs, K, C, P>, M> {
         match self.try_rule(rule) {
             Ok(layer) => layer,
             Err(error) => panic!("{error}"),
@@ -93,24 +157,37 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
         clippy::type_complexity,
         reason = "it is the type that `rule` returns, in a Result"
     )]
-    pub fn try_rule<K, C>(
+    pub fn try_rule<K, C, P>(
         mut self,
-        rule: Rule<K, C>,
-    ) -> Result<RateLimitLayer<St, And<Rs, K, C>, M>, ConfigError> {
-        let name = rule.policy.name();
-        if self.policies.iter().any(|policy| policy.name() == name) {
-            return Err(ConfigError::DuplicateRule(name.to_owned()));
-        }
-        if Rs::LEN == MAX_RULES {
-            return Err(ConfigError::TooManyRules);
-        }
-        self.policies.push(rule.policy.clone());
+        rule: Rule<K, C, P>,
+    ) -> Result<RateLimitLayer<St, And<Rs, K, C, P>, M>, ConfigError> {
+        self.add(&rule.policy)?;
         Ok(RateLimitLayer {
             store: self.store,
             rules: (self.rules, Arc::new(rule)),
             policies: self.policies,
             mode: self.mode,
         })
+    }
+
+    fn add(&mut self, policy: &Policy) -> Result<(), ConfigError> {
+        let name = policy.name();
+        if self.policies.iter().any(|policy| policy.name() == name) {
+            return Err(ConfigError::DuplicateRule(name.to_owned()));
+        }
+        if self.policies.len() == MAX_RULES {
+            return Err(ConfigError::TooManyRules);
+        }
+        self.policies.push(policy.clone());
+        Ok(())
+    }
+
+    /// A handle that changes the quotas of the rules there are now, while the layer is at work.
+    #[must_use]
+    pub fn quotas(&self) -> Quotas {
+        Quotas {
+            policies: self.policies.as_slice().into(),
+        }
     }
 
     /// Name and quota of each rule, in their order.

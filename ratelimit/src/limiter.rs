@@ -2,10 +2,12 @@ use std::fmt;
 
 use crate::decision::{Charge, Charges, Decision, Verdict};
 use crate::error::{CostAboveLimit, RateLimitError, Refused, Violation};
-use crate::rule::{Apply, Policy};
+use crate::plan::Plan;
+use crate::policy::Policy;
+use crate::rules::Apply;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
-use crate::window::Wait;
+use crate::window::{Terms, Wait};
 
 /// The store with the rules: what all clones of a service share.
 pub(crate) struct Limiter<St: Store, Rs> {
@@ -15,7 +17,7 @@ pub(crate) struct Limiter<St: Store, Rs> {
     scopes: Box<[St::Scope]>,
     telemetry: Telemetry,
     #[cfg(feature = "http")]
-    policy_field: http::HeaderValue,
+    policy_field: crate::http::PolicyField,
 }
 
 impl<St: Store, Rs> Limiter<St, Rs> {
@@ -25,7 +27,7 @@ impl<St: Store, Rs> Limiter<St, Rs> {
             policies: policies.into(),
             telemetry: Telemetry::of(policies),
             #[cfg(feature = "http")]
-            policy_field: crate::http::policy_field(policies),
+            policy_field: crate::http::PolicyField::new(policies),
             store,
             rules,
         }
@@ -37,7 +39,7 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     }
 
     #[cfg(feature = "http")]
-    pub(crate) const fn policy_field(&self) -> &http::HeaderValue {
+    pub(crate) const fn policy_field(&self) -> &crate::http::PolicyField {
         &self.policy_field
     }
 
@@ -46,30 +48,61 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         Rs: Apply<Req>,
     {
         let mut charges = Charges::new();
-        self.rules
-            .apply(request, &mut |number, policy, key, cost| {
-                if cost > policy.quota().limit() {
-                    let error = CostAboveLimit {
-                        rule: policy.shared_name(),
-                        cost,
-                        limit: policy.quota().limit(),
-                    };
-                    self.telemetry.cost_above_limit(number, &error);
-                    return Err(RateLimitError::CostAboveLimit(error));
-                }
-                charges.push(Charge {
-                    number: number as u8,
-                    policy,
-                    scope: &self.scopes[number],
-                    key,
-                    cost,
-                });
-                Ok(())
-            })?;
+        self.rules.apply(request, &mut |number, ask| {
+            let policy = ask.policy;
+            let terms = match ask.plan {
+                Plan::Regular => policy.terms(),
+                Plan::Quota(quota) => Terms::new(quota, policy.version()),
+                Plan::Unlimited => return Ok(()),
+                Plan::Denied => return self.denied(number, policy),
+            };
+            if ask.cost > terms.limit() {
+                return self.cost_above_limit(number, policy, ask.cost, terms.limit());
+            }
+            charges.push(Charge {
+                number: number as u8,
+                policy,
+                scope: &self.scopes[number],
+                key: ask.key,
+                cost: ask.cost,
+                terms,
+            });
+            Ok(())
+        })?;
         if charges.is_empty() {
             return Ok(Verdict::Now(Decision::empty()));
         }
         Ok(self.store.decide(&charges))
+    }
+
+    #[cold]
+    fn denied(&self, number: usize, policy: &Policy) -> Result<(), RateLimitError> {
+        self.telemetry.denied(number, policy);
+        if policy.is_shadow() {
+            return Ok(());
+        }
+        let rule = policy.shared_name();
+        Err(RateLimitError::Denied { rule })
+    }
+
+    #[cold]
+    fn cost_above_limit(
+        &self,
+        number: usize,
+        policy: &Policy,
+        cost: u32,
+        limit: u32,
+    ) -> Result<(), RateLimitError> {
+        let error = CostAboveLimit {
+            rule: policy.shared_name(),
+            cost,
+            limit,
+        };
+        self.telemetry.cost_above_limit(number, policy, &error);
+        if policy.is_shadow() {
+            return Ok(());
+        }
+        Err(RateLimitError::CostAboveLimit(error))
     }
 
     /// Nothing if the request passes, else the error that says why not.
@@ -78,7 +111,8 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         if decision.passes() {
             return Ok(());
         }
-        let violations = decision.iter().filter_map(|(rule, outcome)| {
+        let enforced = decision.iter().filter(|(_, outcome)| !outcome.is_shadow());
+        let violations = enforced.filter_map(|(rule, outcome)| {
             let retry_after = match outcome.wait() {
                 Wait::None => return None,
                 Wait::Micros(micros) => Some(std::time::Duration::from_micros(micros)),

@@ -134,6 +134,11 @@ impl Quota {
         Self::try_new(limit, Duration::from_secs(86_400))
     }
 
+    /// Of values that were a quota before.
+    pub(crate) const fn of(limit: u32, window: Duration) -> Self {
+        Self { limit, window }
+    }
+
     /// How many units any trailing window may hold.
     #[must_use]
     pub const fn limit(&self) -> u32 {

@@ -1,21 +1,21 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
 use crate::error::ConfigError;
 use crate::key::{ByKey, ByKeyIf, Everyone, Extract, Key};
+use crate::plan::{Plan, PlanFor, SamePlan};
+use crate::policy::Policy;
 use crate::quota::Quota;
-use crate::window::Terms;
+use crate::rules::{Ask, BoxRule};
 
-/// The most rules one layer can hold: a decision lives on the stack.
-pub const MAX_RULES: usize = 8;
 /// The longest name of a rule.
 const MAX_NAME: usize = 64;
 
 /// One limit: a name, a quota, whom it limits and what a request costs.
 ///
 /// Without [`by`](Rule::by), [`key`](Rule::key) or [`key_if`](Rule::key_if) it limits everyone
-/// together; without [`cost`](Rule::cost) each request is one unit.
+/// together; without [`cost`](Rule::cost) each request is one unit; without [`plan`](Rule::plan) the
+/// quota is the same for all.
 ///
 /// ```
 /// use seawall_ratelimit::{MemoryStore, Quota, RateLimitLayer, Rule};
@@ -31,10 +31,11 @@ const MAX_NAME: usize = 64;
 /// ```
 #[derive(Clone)]
 #[must_use]
-pub struct Rule<K = Everyone, C = OneUnit> {
+pub struct Rule<K = Everyone, C = OneUnit, P = SamePlan> {
     pub(crate) policy: Policy,
-    pub(crate) extract: K,
-    pub(crate) cost: C,
+    extract: K,
+    cost: C,
+    plan: P,
 }
 
 impl Rule {
@@ -66,30 +67,28 @@ impl Rule {
             return Err(ConfigError::RuleName(name.into_owned()));
         }
         Ok(Self {
-            policy: Policy {
-                name,
-                quota,
-                version: 0,
-                terms: Terms::new(quota, 0),
-            },
+            policy: Policy::new(name, quota),
             extract: Everyone,
             cost: OneUnit,
+            plan: SamePlan,
         })
     }
 }
 
-impl<K, C> Rule<K, C> {
-    /// Whom the rule limits, by a ready-made extractor: a header name, a client address.
-    pub fn by<X>(self, extractor: X) -> Rule<X, C> {
+impl<K, C, P> Rule<K, C, P> {
+    /// Whom the rule limits, by a ready-made extractor: a header name, a client address, or a tuple
+    /// of those.
+    pub fn by<X>(self, extractor: X) -> Rule<X, C, P> {
         Rule {
             policy: self.policy,
             extract: extractor,
             cost: self.cost,
+            plan: self.plan,
         }
     }
 
     /// Whom the rule limits, by a closure. It has to name the type of its argument.
-    pub fn key<Req, F>(self, key: F) -> Rule<ByKey<F>, C>
+    pub fn key<Req, F>(self, key: F) -> Rule<ByKey<F>, C, P>
     where
         F: for<'a> Fn(&'a Req) -> Key<'a>,
     {
@@ -98,7 +97,7 @@ impl<K, C> Rule<K, C> {
 
     /// Whom the rule limits, if the request has what it goes by: the rule does not apply to a request
     /// for which the closure finds nothing.
-    pub fn key_if<Req, F>(self, key: F) -> Rule<ByKeyIf<F>, C>
+    pub fn key_if<Req, F>(self, key: F) -> Rule<ByKeyIf<F>, C, P>
     where
         F: for<'a> Fn(&'a Req) -> Option<Key<'a>>,
     {
@@ -107,7 +106,7 @@ impl<K, C> Rule<K, C> {
 
     /// How many units a request takes. A cost of 0 is never refused and counts nothing; one above the
     /// limit is refused as [`CostAboveLimit`](crate::CostAboveLimit).
-    pub fn cost<Req, F>(self, cost: F) -> Rule<K, F>
+    pub fn cost<Req, F>(self, cost: F) -> Rule<K, F, P>
     where
         F: Fn(&Req) -> u32,
     {
@@ -115,6 +114,61 @@ impl<K, C> Rule<K, C> {
             policy: self.policy,
             extract: self.extract,
             cost,
+            plan: self.plan,
+        }
+    }
+
+    /// Treats some requests differently: another quota for a tenant, none at all for those on a list of
+    /// exceptions, nothing for those who are banned. The closure is given the request and the key that
+    /// was found in it.
+    ///
+    /// ```
+    /// use seawall_ratelimit::{MemoryStore, Plan, Quota, RateLimitLayer, Rule};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let limits = RateLimitLayer::new(MemoryStore::with_capacity(1_000))
+    ///     .rule(
+    ///         Rule::new("tenant", Quota::per_minute(1))
+    ///             .key(|tenant: &String| tenant.into())
+    ///             .plan(|tenant: &String, _| match tenant.as_str() {
+    ///                 "gold" => Plan::Quota(Quota::per_minute(2)),
+    ///                 "monitor" => Plan::Unlimited,
+    ///                 "mallory" => Plan::Denied,
+    ///                 _ => Plan::Regular,
+    ///             }),
+    ///     )
+    ///     .checker();
+    /// let passes = async |tenant: &str| limits.check(&tenant.to_owned()).await.is_ok();
+    ///
+    /// assert_eq!([passes("ada").await, passes("ada").await], [true, false]);
+    /// assert_eq!([passes("gold").await, passes("gold").await], [true, true]);
+    /// assert!(!passes("gold").await);
+    /// assert!(passes("monitor").await);
+    /// assert!(!passes("mallory").await);
+    /// # }
+    /// ```
+    pub fn plan<Req, F>(self, plan: F) -> Rule<K, C, F>
+    where
+        F: for<'a> Fn(&'a Req, Key<'a>) -> Plan,
+    {
+        Rule {
+            policy: self.policy,
+            extract: self.extract,
+            cost: self.cost,
+            plan,
+        }
+    }
+
+    /// Only counts what the rule would do, and refuses nobody: to see the effect of a quota before it
+    /// has one. Metrics and the decision tell of it; header fields do not.
+    ///
+    /// It counts as if it were enforced: a request that it would refuse takes nothing from its quota, nor does
+    /// one that another rule refuses.
+    pub fn shadow(self) -> Self {
+        Self {
+            policy: self.policy.in_shadow(),
+            ..self
         }
     }
 
@@ -124,57 +178,46 @@ impl<K, C> Rule<K, C> {
     /// While nodes disagree, the highest version that has been seen for a key decides on all of them,
     /// and what was counted is carried over. Nodes with different quotas in *one* version each go by
     /// their own; if the windows differ as well, that may refuse too much until they agree.
-    pub fn version(mut self, version: u32) -> Self {
-        self.policy.version = version;
-        self.policy.terms = Terms::new(self.policy.quota, version);
-        self
+    pub fn version(self, version: u32) -> Self {
+        Self {
+            policy: self.policy.with_version(version),
+            ..self
+        }
+    }
+
+    /// The rule without its types, for a list of rules whose length and kinds are only known at run time.
+    pub fn boxed<Req>(self) -> BoxRule<Req>
+    where
+        K: Extract<Req> + Send + Sync + 'static,
+        C: Cost<Req> + Send + Sync + 'static,
+        P: PlanFor<Req> + Send + Sync + 'static,
+    {
+        BoxRule::new(self)
+    }
+
+    /// What the rule makes of a request, if it applies.
+    #[inline]
+    pub(crate) fn ask<'a, Req>(&'a self, request: &'a Req) -> Option<Ask<'a>>
+    where
+        K: Extract<Req>,
+        C: Cost<Req>,
+        P: PlanFor<Req>,
+    {
+        let key = self.extract.extract(request)?;
+        Some(Ask {
+            policy: &self.policy,
+            key,
+            cost: self.cost.cost(request),
+            plan: self.plan.plan(request, key),
+        })
     }
 }
 
-impl<K, C> fmt::Debug for Rule<K, C> {
+impl<K, C, P> fmt::Debug for Rule<K, C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rule")
             .field("policy", &self.policy)
             .finish_non_exhaustive()
-    }
-}
-
-/// The part of a rule that a store needs: its name and quota.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    name: Cow<'static, str>,
-    quota: Quota,
-    version: u32,
-    terms: Terms,
-}
-
-impl Policy {
-    /// The rule's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The rule's quota.
-    #[must_use]
-    pub const fn quota(&self) -> Quota {
-        self.quota
-    }
-
-    /// The rule's version.
-    #[must_use]
-    pub const fn version(&self) -> u32 {
-        self.version
-    }
-
-    /// The quota in the units of the arithmetic.
-    #[must_use]
-    pub const fn terms(&self) -> Terms {
-        self.terms
-    }
-
-    pub(crate) fn shared_name(&self) -> Cow<'static, str> {
-        self.name.clone()
     }
 }
 
@@ -198,71 +241,4 @@ impl<Req, F: Fn(&Req) -> u32> Cost<Req> for F {
     fn cost(&self, request: &Req) -> u32 {
         self(request)
     }
-}
-
-/// The rules of a layer: `()`, or a list with one rule more. Sealed.
-pub trait Rules: Clone + sealed::Sealed {
-    /// How many there are.
-    const LEN: usize;
-}
-
-/// [`Rules`] that can read requests of this type. Sealed.
-pub trait Apply<Req>: Rules {
-    /// Calls `visit` with number, policy, key and cost for each rule that applies, in their order,
-    /// until it returns an error.
-    #[doc(hidden)]
-    fn apply<'a, E>(
-        &'a self,
-        request: &'a Req,
-        visit: &mut impl FnMut(usize, &'a Policy, Key<'a>, u32) -> Result<(), E>,
-    ) -> Result<(), E>;
-}
-
-/// A list with one rule more.
-pub type And<Rs, K, C> = (Rs, Arc<Rule<K, C>>);
-
-impl Rules for () {
-    const LEN: usize = 0;
-}
-
-impl<Req> Apply<Req> for () {
-    fn apply<'a, E>(
-        &'a self,
-        _: &'a Req,
-        _: &mut impl FnMut(usize, &'a Policy, Key<'a>, u32) -> Result<(), E>,
-    ) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-impl<R: Rules, K, C> Rules for And<R, K, C> {
-    const LEN: usize = R::LEN + 1;
-}
-
-impl<Req, R, K, C> Apply<Req> for And<R, K, C>
-where
-    R: Apply<Req>,
-    K: Extract<Req>,
-    C: Cost<Req>,
-{
-    fn apply<'a, E>(
-        &'a self,
-        request: &'a Req,
-        visit: &mut impl FnMut(usize, &'a Policy, Key<'a>, u32) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.0.apply(request, visit)?;
-        let rule = &*self.1;
-        match rule.extract.extract(request) {
-            Some(key) => visit(R::LEN, &rule.policy, key, rule.cost.cost(request)),
-            None => Ok(()),
-        }
-    }
-}
-
-mod sealed {
-    use super::And;
-
-    pub trait Sealed {}
-    impl Sealed for () {}
-    impl<R: Sealed, K, C> Sealed for And<R, K, C> {}
 }

@@ -10,7 +10,7 @@ use crate::error::BoxError;
 use crate::future::{Call, Keep, ResponseFuture};
 use crate::layer::Fail;
 use crate::limiter::Limiter;
-use crate::rule::Apply;
+use crate::rules::Apply;
 use crate::store::Store;
 
 /// A service whose requests are held to quotas. Made by [`RateLimitLayer`](crate::RateLimitLayer).

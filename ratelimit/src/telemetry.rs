@@ -2,7 +2,7 @@
 
 use crate::decision::Decision;
 use crate::error::CostAboveLimit;
-use crate::rule::Policy;
+use crate::policy::Policy;
 
 /// `seawall_ratelimit_decisions_total{rule, outcome}` of one rule. The counters are looked up once, when
 /// the layer is applied, so that counting allocates nothing.
@@ -13,6 +13,9 @@ struct RuleCounters {
     /// Let through without the shared counters.
     degraded: metrics::Counter,
     cost_above_limit: metrics::Counter,
+    denied: metrics::Counter,
+    /// What a shadow would have refused.
+    shadow: metrics::Counter,
 }
 
 #[cfg(feature = "metrics")]
@@ -30,6 +33,8 @@ impl RuleCounters {
             refused: counter("refused"),
             degraded: counter("degraded"),
             cost_above_limit: counter("cost_above_limit"),
+            denied: counter("denied"),
+            shadow: counter("shadow"),
         }
     }
 }
@@ -56,6 +61,7 @@ impl Telemetry {
         for (rule, outcome) in decision.iter() {
             let rule = &self.rules[rule];
             match (outcome.passes(), decision.is_degraded()) {
+                (false, _) if outcome.is_shadow() => rule.shadow.increment(1),
                 (false, _) => rule.refused.increment(1),
                 (true, true) => rule.degraded.increment(1),
                 (true, false) => rule.allowed.increment(1),
@@ -68,22 +74,43 @@ impl Telemetry {
                 limit = outcome.limit(),
                 wait = ?outcome.wait(),
                 degraded = decision.is_degraded(),
+                shadow = outcome.is_shadow(),
                 "over the rate limit"
             );
         }
         let _ = (policies, decision);
     }
 
-    pub(crate) fn cost_above_limit(&self, rule: usize, error: &CostAboveLimit) {
+    pub(crate) fn cost_above_limit(&self, rule: usize, policy: &Policy, error: &CostAboveLimit) {
         #[cfg(feature = "metrics")]
-        self.rules[rule].cost_above_limit.increment(1);
+        match policy.is_shadow() {
+            true => self.rules[rule].shadow.increment(1),
+            false => self.rules[rule].cost_above_limit.increment(1),
+        }
         #[cfg(feature = "tracing")]
         tracing::debug!(
-            rule = &*error.rule,
+            rule = policy.name(),
             cost = error.cost,
+            limit = error.limit,
+            shadow = policy.is_shadow(),
             "the cost is above the limit"
         );
-        let _ = (rule, error);
+        let _ = (rule, policy, error);
+    }
+
+    pub(crate) fn denied(&self, rule: usize, policy: &Policy) {
+        #[cfg(feature = "metrics")]
+        match policy.is_shadow() {
+            true => self.rules[rule].shadow.increment(1),
+            false => self.rules[rule].denied.increment(1),
+        }
+        #[cfg(feature = "tracing")]
+        tracing::debug!(
+            rule = policy.name(),
+            shadow = policy.is_shadow(),
+            "denied by its plan"
+        );
+        let _ = (rule, policy);
     }
 }
 

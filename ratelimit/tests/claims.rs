@@ -227,18 +227,20 @@ fn script_at(
         .arg(now);
     for (quota, cost) in quotas.into_iter().zip(costs) {
         let width = Terms::new(quota, 0).window().as_micros() as u64 / 16;
-        cmd.arg(0).arg(quota.limit()).arg(width).arg(cost);
+        cmd.arg(0).arg(quota.limit()).arg(width).arg(cost).arg(0);
     }
     let numbers: Vec<i64> = cmd.query(connection).unwrap();
     numbers
         .chunks(4)
-        .map(|rule| {
+        .zip(quotas)
+        .map(|(rule, quota)| {
             let wait = match rule[3] {
                 0 => Wait::None,
                 -1 => Wait::Forever,
                 micros => Wait::Micros(micros as u64),
             };
             Outcome::new(rule[0] as u32, rule[1] as u32, rule[2] as u64, wait)
+                .in_window_of(Terms::new(quota, 0))
         })
         .collect()
 }

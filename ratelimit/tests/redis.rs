@@ -247,7 +247,11 @@ async fn run_at(
     cmd.arg(SCRIPT).arg(keys.len()).arg(keys).arg(now);
     for (terms, version, cost) in asked {
         let width = terms.window().as_micros() as u64 / 16;
-        cmd.arg(version).arg(terms.limit()).arg(width).arg(cost);
+        cmd.arg(version)
+            .arg(terms.limit())
+            .arg(width)
+            .arg(cost)
+            .arg(0);
     }
     cmd.query_async(connection).await.unwrap()
 }

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -11,7 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use super::body::LimitBody;
 use crate::decision::Decision;
 use crate::error::RateLimitError;
-use crate::rule::Policy;
+use crate::policy::Policy;
+use crate::window::Outcome;
 
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -20,17 +23,81 @@ const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#qu
 /// Enough for an item of a usual rule, so that a field is written in one allocation.
 const ITEM: usize = 48;
 
-/// What `RateLimit-Policy` says of these rules: the same in all responses of a layer.
-pub(crate) fn policy_field(policies: &[Policy]) -> HeaderValue {
-    field(policies.iter(), |text, policy| {
-        let quota = policy.quota();
-        let window = whole_seconds(quota.window());
-        write!(text, "\"{}\";q={};w={window}", policy.name(), quota.limit())
+/// What `RateLimit-Policy` says: the same in all responses until a quota changes.
+pub(crate) struct PolicyField {
+    written: ArcSwap<Written>,
+}
+
+struct Written {
+    /// How often quotas had been changed when it was written.
+    changes: u64,
+    value: HeaderValue,
+}
+
+impl PolicyField {
+    pub(crate) fn new(policies: &[Policy]) -> Self {
+        Self {
+            written: ArcSwap::from_pointee(Written::new(policies)),
+        }
+    }
+
+    fn value(&self, policies: &[Policy], decision: &Decision) -> HeaderValue {
+        if decision
+            .iter()
+            .any(|(rule, outcome)| !is_regular(&policies[rule], &outcome))
+        {
+            return policy_field(policies, decision);
+        }
+        let written = self.written.load();
+        if written.changes == changes(policies) {
+            return written.value.clone();
+        }
+        let anew = Written::new(policies);
+        let value = anew.value.clone();
+        self.written.store(Arc::new(anew));
+        value
+    }
+}
+
+impl Written {
+    fn new(policies: &[Policy]) -> Self {
+        Self {
+            changes: changes(policies),
+            value: policy_field(policies, &Decision::empty()),
+        }
+    }
+}
+
+fn changes(policies: &[Policy]) -> u64 {
+    policies.iter().map(Policy::changes).sum()
+}
+
+/// Whether the quota by which a request was judged is that of the rule.
+fn is_regular(policy: &Policy, outcome: &Outcome) -> bool {
+    let terms = policy.terms();
+    let window = outcome.window();
+    outcome.limit() == terms.limit() && window.is_none_or(|window| window == terms.window())
+}
+
+/// Each rule with the quota by which this request was judged, else its regular one.
+fn policy_field(policies: &[Policy], decision: &Decision) -> HeaderValue {
+    let enforced = policies.iter().enumerate();
+    let enforced = enforced.filter(|(_, policy)| !policy.is_shadow());
+    field(enforced, |text, (number, policy)| {
+        let mut outcomes = decision.iter();
+        let judged = outcomes.find(|(rule, _)| *rule == number);
+        let (limit, window) = match judged {
+            Some((_, outcome)) => (outcome.limit(), outcome.window()),
+            None => (policy.quota().limit(), None),
+        };
+        let window = whole_seconds(window.unwrap_or(policy.quota().window()));
+        write!(text, "\"{}\";q={limit};w={window}", policy.name())
     })
 }
 
 fn ratelimit_field(policies: &[Policy], decision: &Decision) -> HeaderValue {
-    field(decision.iter(), |text, (rule, outcome)| {
+    let enforced = decision.iter().filter(|(_, outcome)| !outcome.is_shadow());
+    field(enforced, |text, (rule, outcome)| {
         let reset = whole_seconds(outcome.reset());
         write!(
             text,
@@ -59,14 +126,14 @@ fn field<T>(
 /// Adds what is left under each rule. Appended, as a layer further in may have told of its own rules.
 pub(super) fn tell(
     headers: &mut HeaderMap,
-    policy: &HeaderValue,
+    policy: &PolicyField,
     policies: &[Policy],
     decision: &Decision,
 ) {
-    if decision.iter().next().is_none() {
+    if decision.iter().all(|(_, outcome)| outcome.is_shadow()) {
         return;
     }
-    headers.append(&RATELIMIT_POLICY, policy.clone());
+    headers.append(&RATELIMIT_POLICY, policy.value(policies, decision));
     headers.append(&RATELIMIT, ratelimit_field(policies, decision));
 }
 
@@ -90,13 +157,14 @@ pub(super) fn refusal<B>(error: &RateLimitError) -> Response<LimitBody<B>> {
                 quota_exceeded(rules, error),
             )
         }
-        RateLimitError::Store(_) => {
-            let document = format!(
-                "{{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
-                 \"detail\":\"{error}\"}}"
-            );
-            (StatusCode::SERVICE_UNAVAILABLE, None, document)
+        RateLimitError::Denied { .. } => {
+            (StatusCode::FORBIDDEN, None, blank("Forbidden", 403, error))
         }
+        RateLimitError::Store(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            None,
+            blank("Service Unavailable", 503, error),
+        ),
     };
     let document = Bytes::from(document);
     let length = HeaderValue::from(document.len());
@@ -109,6 +177,12 @@ pub(super) fn refusal<B>(error: &RateLimitError) -> Response<LimitBody<B>> {
         headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
     }
     response
+}
+
+fn blank(title: &str, status: u16, error: &RateLimitError) -> String {
+    format!(
+        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\"detail\":\"{error}\"}}"
+    )
 }
 
 /// Neither the names of rules nor our own sentences hold what JSON would have to escape.

@@ -12,11 +12,11 @@ use tower_service::Service;
 
 pub use self::body::LimitBody;
 pub use self::client_ip::{ClientIp, FromExtensions, Peer};
-pub(crate) use self::fields::policy_field;
+pub(crate) use self::fields::PolicyField;
 pub use self::future::HttpFuture;
 use crate::key::{Extract, Key};
 use crate::layer::RateLimitLayer;
-use crate::rule::{Apply, Rules};
+use crate::rules::{Apply, Rules};
 use crate::service::RateLimit;
 use crate::store::Store;
 

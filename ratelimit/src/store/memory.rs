@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::decision::{Charge, Charges, Decision, Verdict};
 use crate::error::{ConfigError, StoreError};
 use crate::key::Key;
-use crate::rule::{MAX_RULES, Policy};
+use crate::policy::Policy;
+use crate::rules::MAX_RULES;
 use crate::store::Store;
 use crate::store::table::{Place, Shard, Table};
 use crate::window::{Outcome, SlidingWindow, Terms};
@@ -133,7 +134,7 @@ fn decide_at(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
     match charges.only() {
         Some(charge) => {
             let mut decision = Decision::empty();
-            decision.push(charge.number, decide_one(now, charge));
+            decision.push(charge.number, marked(charge, decide_one(now, charge)));
             decision
         }
         None => decide_all(now, charges),
@@ -150,16 +151,26 @@ fn decide_all(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
     let mut held: [Option<Held<'_>>; MAX_RULES] = [const { None }; MAX_RULES];
     let mut all_pass = true;
     for &place in order.iter() {
-        let asked = Held::new(now, charges.at(place));
-        all_pass &= asked.outcome.passes();
+        let charge = charges.at(place);
+        let asked = Held::new(now, charge);
+        all_pass &= charge.lets_pass(&asked.outcome);
         held[usize::from(place)] = Some(asked);
     }
     let mut decision = Decision::empty();
     for (charge, held) in charges.iter().zip(held.iter_mut().flatten()) {
         held.settle(now, charge, all_pass);
-        decision.push(charge.number, held.outcome);
+        decision.push(charge.number, marked(&charge, held.outcome));
     }
     decision
+}
+
+#[inline]
+fn marked(charge: &Charge<'_, MemoryScope>, outcome: Outcome) -> Outcome {
+    let outcome = outcome.in_window_of(charge.terms);
+    match charge.is_shadow() {
+        true => outcome.in_shadow(),
+        false => outcome,
+    }
 }
 
 /// One rule of several: its lock is held until all of them have been asked.
@@ -175,7 +186,7 @@ impl<'a> Held<'a> {
         let counters = &*charge.scope.counters;
         let place = counters.place(charge.key);
         let mut shard = lock(counters.table.shard(place));
-        let window = settle(&mut shard, place, charge.policy.terms(), now);
+        let window = settle(&mut shard, place, charge.terms, now);
         Self {
             outcome: window.decide(now, charge.cost),
             shard,
@@ -185,7 +196,7 @@ impl<'a> Held<'a> {
     }
 
     fn settle(&mut self, now: u64, charge: Charge<'_, MemoryScope>, all_pass: bool) {
-        if all_pass && charge.cost > 0 {
+        if all_pass && self.outcome.passes() && charge.cost > 0 {
             self.window.charge(now, charge.cost);
             self.shard.put(self.place, self.window, now);
         } else if !all_pass && self.outcome.passes() {
@@ -198,7 +209,7 @@ impl<'a> Held<'a> {
 fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>) -> Outcome {
     let counters = &*charge.scope.counters;
     let place = counters.place(charge.key);
-    let terms = charge.policy.terms();
+    let terms = charge.terms;
     let mut shard = lock(counters.table.shard(place));
     if let Some(window) = shard.known(place)
         && window.terms() == terms

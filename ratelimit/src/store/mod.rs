@@ -9,13 +9,15 @@ use std::future::Future;
 
 use crate::decision::{Charges, Decision, Verdict};
 use crate::error::StoreError;
-use crate::rule::Policy;
+use crate::policy::Policy;
 
 /// Keeps the counters and decides.
 ///
 /// # Contract
 ///
-/// - **All or nothing**: if one rule has no room, nothing is charged under any of them.
+/// - **All or nothing**: if one rule has no room, nothing is charged under any of them. Except for
+///   [shadows](crate::Charge::is_shadow): they keep nobody out, and one without room is not charged.
+/// - The quota of a charge is in its [terms](crate::Charge::terms), and may differ from one request to the next.
 /// - **Strict**: no trailing window ever holds more than its limit, by the store's own clock.
 /// - Keys come from outside. They are hashed together with their rule's name, and what is kept of
 ///   them is bounded.

@@ -2,11 +2,13 @@
 
 use std::sync::Mutex;
 
-use crate::window::{SLOTS, SlidingWindow, Terms};
+use crate::window::{PAST, SlidingWindow, Terms};
 
 /// Records to a set. With sets two thirds full on average, few of them overflow.
 const WAYS: usize = 16;
 const MIN_SHARDS: usize = 256;
+/// Bytes to a line of cache.
+const LINE: usize = 64;
 /// A way in one word: where the record is, plus one, and above it some bits of its tag, so that few
 /// records are looked at in vain. 0 where there is none.
 const AT_BITS: u32 = 20;
@@ -25,13 +27,15 @@ struct Padded(Mutex<Shard>);
 
 #[derive(Debug)]
 pub(crate) struct Shard {
-    sets: Vec<[u32; WAYS]>,
+    /// Sixteen ways to a set, each set in one line of cache: the first lies at `skew`.
+    ways: Box<[u32]>,
+    skew: u8,
+    any_floor: bool,
     /// In the order in which they came, so that those that come often lie close together. Its room is
     /// reserved, and as memory that is not written costs nothing, only paid for as keys come.
     records: Vec<Record>,
     /// The highest counts that were forgotten in each set.
-    floors: Vec<Words>,
-    any_floor: bool,
+    floors: Box<[Words]>,
 }
 
 /// Two lines of cache, which are fetched together.
@@ -86,11 +90,15 @@ impl Place {
 
 impl Shard {
     fn with_sets(sets: usize) -> Self {
+        // Zeroed memory is not touched before it is used, but begins where it likes.
+        let ways = vec![0_u32; (sets + 1) * WAYS].into_boxed_slice();
+        let past_line = ways.as_ptr() as usize % LINE;
         Self {
-            sets: vec![[0; WAYS]; sets],
-            records: Vec::with_capacity(sets * WAYS),
-            floors: vec![[0; WORDS]; sets],
+            skew: ((LINE - past_line) % LINE / size_of::<u32>()) as u8,
+            ways,
             any_floor: false,
+            records: Vec::with_capacity(sets * WAYS),
+            floors: vec![[0; WORDS]; sets].into_boxed_slice(),
         }
     }
 
@@ -115,9 +123,14 @@ impl Shard {
         }
     }
 
+    fn set(&self, set: usize) -> &[u32] {
+        &self.ways[usize::from(self.skew) + set * WAYS..][..WAYS]
+    }
+
+    #[inline]
     fn find(&self, place: Place) -> Option<usize> {
         let print = place.print();
-        for way in self.sets[place.set] {
+        for &way in self.set(place.set) {
             if way & !AT_MASK == print && way != 0 {
                 let at = (way & AT_MASK) as usize - 1;
                 if self.records[at].tag == place.tag {
@@ -129,7 +142,8 @@ impl Shard {
     }
 
     fn insert(&mut self, place: Place, record: Record, now: u64) {
-        let set = &mut self.sets[place.set];
+        let start = usize::from(self.skew) + place.set * WAYS;
+        let set = &mut self.ways[start..][..WAYS];
         if let Some(free) = set.iter().position(|&way| way == 0) {
             self.records.push(record);
             set[free] = place.print() | self.records.len() as u32;
@@ -170,7 +184,7 @@ impl Shard {
 
 /// A window as plain words: zeroed memory of such is not touched, nor paid for, before it is used.
 type Words = [u32; WORDS];
-const WORDS: usize = 6 + SLOTS;
+const WORDS: usize = 8 + PAST;
 
 fn pack(window: &SlidingWindow) -> Words {
     let mut words = [0; WORDS];
@@ -179,26 +193,30 @@ fn pack(window: &SlidingWindow) -> Words {
     words[1] = window.terms.limit;
     words[2..4].copy_from_slice(&halves(window.terms.width));
     words[4..6].copy_from_slice(&halves(window.newest));
-    words[6..].copy_from_slice(&window.counts);
+    words[6] = window.current;
+    words[7] = window.ahead;
+    words[8..].copy_from_slice(&window.past);
     words
 }
 
 /// `None` for words that were never written.
 fn unpack(words: &Words) -> Option<SlidingWindow> {
     let whole = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
-    let width = whole(2);
-    if width == 0 {
+    let terms = Terms {
+        version: words[0],
+        limit: words[1],
+        width: whole(2),
+    };
+    if terms.width == 0 {
         return None;
     }
-    let mut counts = [0; SLOTS];
-    counts.copy_from_slice(&words[6..]);
-    Some(SlidingWindow {
-        terms: Terms {
-            version: words[0],
-            limit: words[1],
-            width,
-        },
-        newest: whole(4),
-        counts,
-    })
+    let mut past = [0; PAST];
+    past.copy_from_slice(&words[8..]);
+    Some(SlidingWindow::from_counts(
+        terms,
+        whole(4),
+        words[6],
+        words[7],
+        past,
+    ))
 }

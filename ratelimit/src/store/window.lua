@@ -3,7 +3,7 @@
 --
 -- KEYS  one for each rule, all in one slot
 -- ARGV  the time in microseconds, or '' for the server's; then for each rule: version, limit,
---       microseconds to a bucket, cost
+--       microseconds to a bucket, cost, and 1 for a shadow, which keeps nobody out
 -- Reply for each rule: limit, remaining, reset, wait (microseconds; wait 0 passes, -1 never does);
 --       or a single number: the rule under whose key lies something else
 
@@ -120,8 +120,8 @@ end
 
 local rules, fits = {}, true
 for i = 1, #KEYS do
-  local version, limit = tonumber(ARGV[4 * i - 2]), tonumber(ARGV[4 * i - 1])
-  local width, cost = tonumber(ARGV[4 * i]), tonumber(ARGV[4 * i + 1])
+  local version, limit = tonumber(ARGV[5 * i - 3]), tonumber(ARGV[5 * i - 2])
+  local width, cost = tonumber(ARGV[5 * i - 1]), tonumber(ARGV[5 * i])
   local raw = redis.pcall('GET', KEYS[i])
   local w, newer = nil, false
   if type(raw) == 'table' then
@@ -153,7 +153,8 @@ for i = 1, #KEYS do
     end
     rule.gone = (ttl + 1) * 1000
   end
-  fits = fits and rule.outcome[4] == 0
+  rule.passes = rule.outcome[4] == 0
+  fits = fits and (rule.passes or ARGV[5 * i + 1] == '1')
   rules[i] = rule
 end
 
@@ -161,7 +162,7 @@ local reply = {}
 for i = 1, #KEYS do
   local rule = rules[i]
   local w = rule.w
-  if fits and rule.cost > 0 then
+  if fits and rule.passes and rule.cost > 0 then
     local at = COUNTS + w[NEWEST] % SLOTS
     w[at] = w[at] + rule.cost
     local ttl = math.ceil((free_at(w, w[NEWEST]) - now) / 1000)
@@ -171,7 +172,7 @@ for i = 1, #KEYS do
     end
     redis.call('SET', KEYS[i], packed(w), 'PX', ttl)
   else
-    if not fits and rule.outcome[4] == 0 then
+    if not fits and rule.passes then
       rule.outcome = outcome(w, now, rule.charged, 0)
     end
     if rule.renewed then

@@ -18,8 +18,9 @@ use self::outage::{LocalRule, Standby};
 use crate::decision::{Charges, Decision, Verdict};
 use crate::error::{ConfigError, StoreError};
 use crate::key::Key;
-use crate::rule::Policy;
+use crate::policy::Policy;
 use crate::store::Store;
+use crate::window::Terms;
 
 static SCRIPT: Script = Script::new(include_str!("../window.lua"));
 const DEFAULT_PREFIX: &str = "seawall";
@@ -204,6 +205,8 @@ struct Asked {
     rule: Arc<ScopedRule>,
     hash: [u8; 16],
     cost: u32,
+    terms: Terms,
+    shadow: bool,
 }
 
 impl Asked {
@@ -218,13 +221,14 @@ impl Asked {
         key
     }
 
-    fn words(&self) -> [String; 4] {
-        let terms = self.rule.policy.terms();
+    fn words(&self) -> [String; 5] {
+        let terms = self.terms;
         [
             terms.version.to_string(),
             terms.limit.to_string(),
             terms.width.to_string(),
             self.cost.to_string(),
+            u8::from(self.shadow).to_string(),
         ]
     }
 }
@@ -256,6 +260,8 @@ impl<S: Source> Store for RedisStore<S> {
                 rule: Arc::clone(&charge.scope.rule),
                 hash: charge.scope.rule.hash(charge.key),
                 cost: charge.cost,
+                terms: charge.terms,
+                shadow: charge.is_shadow(),
             })
             .collect();
         let store = self.clone();
@@ -271,8 +277,8 @@ impl<S: Source> Store for RedisStore<S> {
 async fn ask<S: Source>(client: &Client<S>, asked: &[Asked]) -> Result<Decision, StoreError> {
     let keys: Vec<Vec<u8>> = asked.iter().map(Asked::key).collect();
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-    let words: Vec<[String; 4]> = asked.iter().map(Asked::words).collect();
-    let mut args: Vec<&[u8]> = Vec::with_capacity(1 + 4 * asked.len());
+    let words: Vec<[String; 5]> = asked.iter().map(Asked::words).collect();
+    let mut args: Vec<&[u8]> = Vec::with_capacity(1 + 5 * asked.len());
     // The server's own time.
     args.push(b"");
     args.extend(words.iter().flatten().map(String::as_bytes));

@@ -3,11 +3,11 @@
 use super::Asked;
 use crate::decision::{Charge, Charges, Decision};
 use crate::error::{ConfigError, StoreError};
-use crate::quota::Quota;
-use crate::rule::{Policy, Rule};
+use crate::policy::Policy;
 use crate::store::Store;
 use crate::store::memory::{MemoryScope, MemoryStore};
 use crate::telemetry;
+use crate::window::Terms;
 
 /// How many keys of a rule the local stand-in tells apart.
 const LOCAL_KEYS: usize = 100_000;
@@ -50,7 +50,7 @@ pub(super) struct Standby {
     local: Option<(MemoryStore, f64)>,
 }
 
-/// A rule with its share of the quota.
+/// A rule as the stand-in has it.
 #[derive(Debug)]
 pub(super) struct LocalRule {
     policy: Policy,
@@ -68,15 +68,10 @@ impl Standby {
     }
 
     pub(super) fn rule(&self, policy: &Policy) -> Option<LocalRule> {
-        let (store, share) = self.local.as_ref()?;
-        let limit = (f64::from(policy.quota().limit()) * share) as u32;
-        let quota = Quota::new(limit.max(1), policy.quota().window());
-        let policy = Rule::new(policy.shared_name(), quota)
-            .version(policy.version())
-            .policy;
+        let (store, _) = self.local.as_ref()?;
         Some(LocalRule {
-            scope: store.scope(&policy),
-            policy,
+            scope: store.scope(policy),
+            policy: policy.clone(),
         })
     }
 
@@ -91,9 +86,9 @@ impl Standby {
                 telemetry::outage("open", &error);
                 Ok(Decision::empty().degraded())
             }
-            (Outage::Local { .. }, Some((store, _))) => {
+            (Outage::Local { .. }, Some((store, share))) => {
                 telemetry::outage("local", &error);
-                Ok(decide_locally(store, asked))
+                Ok(decide_locally(store, *share, asked))
             }
             _ => {
                 telemetry::outage("closed", &error);
@@ -103,18 +98,28 @@ impl Standby {
     }
 }
 
-fn decide_locally(store: &MemoryStore, asked: &[Asked]) -> Decision {
+fn decide_locally(store: &MemoryStore, share: f64, asked: &[Asked]) -> Decision {
     let mut charges = Charges::new();
     for asked in asked {
         if let Some(local) = &asked.rule.local {
+            let terms = share_of(asked.terms, share);
             charges.push(Charge {
                 number: asked.number,
                 policy: &local.policy,
                 scope: &local.scope,
                 key: asked.hash.as_slice().into(),
-                cost: asked.cost.min(local.policy.quota().limit()),
+                cost: asked.cost.min(terms.limit()),
+                terms,
             });
         }
     }
     store.decide_now(&charges).degraded()
+}
+
+fn share_of(terms: Terms, share: f64) -> Terms {
+    let limit = (f64::from(terms.limit) * share) as u32;
+    Terms {
+        limit: limit.max(1),
+        ..terms
+    }
 }

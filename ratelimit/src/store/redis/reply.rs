@@ -27,7 +27,13 @@ pub(super) fn read(reply: &Value, asked: &[Asked]) -> Result<Decision, StoreErro
     }
     let mut decision = Decision::empty();
     for (asked, numbers) in asked.iter().zip(numbers.chunks_exact(4)) {
-        decision.push(asked.number, outcome(numbers).ok_or_else(unexpected)?);
+        let outcome = outcome(numbers).ok_or_else(unexpected)?;
+        let outcome = outcome.in_window_of(asked.terms);
+        let outcome = match asked.shadow {
+            true => outcome.in_shadow(),
+            false => outcome,
+        };
+        decision.push(asked.number, outcome);
     }
     Ok(decision)
 }
