@@ -15,7 +15,7 @@ use seawall_shard_router::{
     TopologyHandle,
 };
 use tower::util::BoxCloneSyncService;
-use tower_service::Service;
+use tower::{Service, ServiceExt};
 
 use crate::log::LogId;
 use crate::shard::{Applied, Batch, Query, ShardDb, ShardError, Versioned, Watermark};
@@ -184,6 +184,17 @@ impl<D> fmt::Debug for ShardService<D> {
 
 /// All shards, as one service.
 pub type Shards = BoxCloneSyncService<ShardRequest, ShardAnswer, BoxError>;
+
+/// Asks the shard that owns a slot.
+pub async fn ask(shards: &Shards, slot: Slot, ask: Ask) -> Result<ShardAnswer, BoxError> {
+    let request = ShardRequest {
+        slot,
+        ask,
+        attempt: 1,
+    };
+    let mut shards = shards.clone();
+    shards.ready().await?.call(request).await
+}
 
 /// The first assignment: slots dealt round robin, each shard a primary with one replica. A partition's slots
 /// are those equal to it modulo the number of partitions, so that each partition lies on one shard as

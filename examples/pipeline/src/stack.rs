@@ -17,13 +17,12 @@ use seawall_retry::{Attempt, Backoff, Budget, Class, Jitter, RetryError, RetryLa
 use seawall_shard_router::{BoxError, RouteError, Slot, TopologyHandle};
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
-use tower_service::Service;
 
 use crate::errors::find;
 use crate::log::{LogId, Position};
 use crate::order::Record;
 use crate::shard::{Batch, DeadRow, Fate, Row, ShardError};
-use crate::shards::{Ask, ShardAnswer, ShardRequest, Shards, Write};
+use crate::shards::{Ask, ShardAnswer, ShardRequest, Shards, Write, ask};
 
 /// The name of the log in letters.
 const TOPIC: &str = "orders";
@@ -173,12 +172,11 @@ struct ShardSink {
 
 impl Sink for ShardSink {
     async fn write(&self, letter: Letter) -> Result<Written, SinkError> {
-        let request = self.request(&letter)?;
-        let mut shards = self.shards.clone();
-        std::future::poll_fn(|cx| shards.poll_ready(cx))
+        let (slot, write) = self.dead(&letter)?;
+        match ask(&self.shards, slot, Ask::Apply(write))
             .await
-            .map_err(SinkError::other)?;
-        match shards.call(request).await.map_err(SinkError::other)? {
+            .map_err(SinkError::other)?
+        {
             ShardAnswer::Applied(applied) if applied.dead > 0 => Ok(Written::New),
             ShardAnswer::Applied(_) => Ok(Written::Repeat),
             other => Err(SinkError::other(format!(
@@ -189,7 +187,8 @@ impl Sink for ShardSink {
 }
 
 impl ShardSink {
-    fn request(&self, letter: &Letter) -> Result<ShardRequest, SinkError> {
+    /// The batch that writes a record off, and the slot of its shard.
+    fn dead(&self, letter: &Letter) -> Result<(Slot, Write), SinkError> {
         let slot = letter.headers.iter().find(|(name, _)| &**name == SLOT);
         let slot = slot
             .and_then(|(_, slot)| std::str::from_utf8(slot).ok()?.parse().ok())
@@ -232,11 +231,7 @@ impl ShardSink {
             alone: None,
             condemned: None,
         };
-        Ok(ShardRequest {
-            slot,
-            ask: Ask::Apply(write),
-            attempt: 1,
-        })
+        Ok((slot, write))
     }
 }
 

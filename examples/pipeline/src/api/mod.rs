@@ -1,8 +1,10 @@
 //! The HTTP API: limits, idempotency, then the log; reads from the cache, then a replica.
 
 mod body;
-mod handlers;
+mod health;
+mod place;
 mod problem;
+mod reads;
 mod server;
 
 use std::fmt;
@@ -130,22 +132,22 @@ pub fn router<L: Log>(api: &Arc<Api<L>>, limits: Limits, keys: Keys) -> Router {
         )
         .rule(Rule::new("api-key", Quota::per_minute(limits.api_key)).by(API_KEY))
         .http();
-    let place = post(handlers::place::<L>).layer(
+    let place = post(place::place::<L>).layer(
         ServiceBuilder::new()
             .layer(from_fn(body::read_order))
             .layer(keys),
     );
     let limited = Router::new()
         .route("/api/orders", place)
-        .route("/api/orders/{id}", get(handlers::order::<L>))
-        .route("/api/users/{id}", get(handlers::user::<L>))
-        .route("/api/products/{id}", get(handlers::product::<L>))
+        .route("/api/orders/{id}", get(reads::order::<L>))
+        .route("/api/users/{id}", get(reads::user::<L>))
+        .route("/api/products/{id}", get(reads::product::<L>))
         .route_layer(rate);
     Router::new()
         .merge(limited)
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(handlers::ready::<L>))
-        .route("/metrics", get(handlers::metrics::<L>))
+        .route("/readyz", get(health::ready::<L>))
+        .route("/metrics", get(health::metrics::<L>))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(from_fn(observe))

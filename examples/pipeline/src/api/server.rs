@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_service::Service;
+use tower::{Service, ServiceExt};
 
 /// How long a client may take to send a request's head.
 const HEAD: Duration = Duration::from_secs(10);
@@ -84,8 +84,10 @@ async fn connection(
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         async move {
-            std::future::poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut app, cx)).await?;
-            app.call(request).await
+            ServiceExt::<Request<Body>>::ready(&mut app)
+                .await?
+                .call(request)
+                .await
         }
     });
     let connection = http1::Builder::new()

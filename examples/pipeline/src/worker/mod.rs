@@ -8,27 +8,28 @@
 //! - *anything else* is passing: the partition waits, the others go on. A batch that keeps failing while its shard
 //!   serves others is cut in half, and a record that keeps failing alone is written off.
 
-use std::collections::{HashMap, VecDeque};
+mod part;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use self::part::{Part, Pending};
 use futures_util::FutureExt;
 use seawall_shard_router::{BoxError, ShardId, Slot, Topology, TopologyHandle};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tower_service::Service;
+use tower::{Service, ServiceExt};
 
 use crate::cache::ReadCache;
 use crate::errors::find;
 use crate::log::{Chunk, Log, Position, ReadError};
-use crate::order::Record;
 use crate::shard::{Applied, Batch, Fate, Query, Row, ShardError};
 use crate::shards::{Ask, ShardAnswer, ShardRequest, Write};
-use crate::stack::{Handled, MessageStack, Stack, UNDECODABLE};
+use crate::stack::{Handled, MessageStack, Stack};
 
 /// The most records in one batch.
 const MAX_BATCH: usize = 1_000;
@@ -205,24 +206,6 @@ impl Workers {
     }
 }
 
-/// Records yet to be applied, continuing from `from`.
-#[derive(Debug)]
-struct Part {
-    from: Position,
-    next: Position,
-    rows: Vec<Pending>,
-    /// Times it failed while its shard served others.
-    failed: u32,
-    condemned: Option<(&'static str, String)>,
-}
-
-#[derive(Clone, Debug)]
-struct Pending {
-    offset: u64,
-    payload: Bytes,
-    record: Result<Record, String>,
-}
-
 /// What became of a part.
 enum Next {
     Done,
@@ -322,7 +305,8 @@ impl<L: Log> PartitionWorker<L> {
     }
 
     async fn apply(&mut self, chunk: Chunk) -> Result<(), String> {
-        let mut parts = self.parts(&chunk);
+        let partitions = self.shared.log.partitions();
+        let mut parts = Part::of(&chunk, self.position, self.partition, partitions);
         while let Some(mut part) = parts.pop_front() {
             match self.submit(&mut part).await {
                 Next::Done => {}
@@ -347,46 +331,6 @@ impl<L: Log> PartitionWorker<L> {
         self.position = chunk.next;
         self.shared.done(self.partition, chunk.next);
         Ok(())
-    }
-
-    /// A chunk as one part, or as several around records that cannot even be read.
-    fn parts(&self, chunk: &Chunk) -> VecDeque<Part> {
-        let partitions = self.shared.log.partitions();
-        let rows = chunk
-            .entries
-            .iter()
-            .map(|entry| Pending {
-                offset: entry.offset,
-                payload: entry.payload.clone(),
-                record: decode(&entry.payload, self.partition, partitions),
-            })
-            .collect();
-        let mut rest = Part {
-            from: self.position,
-            next: chunk.next,
-            rows,
-            failed: 0,
-            condemned: None,
-        };
-        let mut parts = VecDeque::new();
-        while let Some(at) = rest.rows.iter().position(|row| row.record.is_err()) {
-            let reason = rest.rows[at]
-                .record
-                .as_ref()
-                .err()
-                .cloned()
-                .unwrap_or_default();
-            let (before, mut alone, after) = rest.around(at);
-            alone.condemned = Some((UNDECODABLE, reason));
-            parts.extend(before);
-            parts.push_back(alone);
-            match after {
-                Some(after) => rest = after,
-                None => return parts,
-            }
-        }
-        parts.push_back(rest);
-        parts
     }
 
     /// Has every shard of the partition apply its rows of the part.
@@ -529,80 +473,15 @@ impl<L: Log> PartitionWorker<L> {
     }
 
     async fn call(&mut self, slot: Slot, ask: Ask) -> Result<Handled, BoxError> {
-        std::future::poll_fn(|cx| self.stack.poll_ready(cx)).await?;
         self.stack
+            .ready()
+            .await?
             .call(ShardRequest {
                 slot,
                 ask,
                 attempt: 1,
             })
             .await
-    }
-}
-
-impl Part {
-    fn take(&mut self) -> Self {
-        let empty = Self {
-            from: self.from,
-            next: self.next,
-            rows: Vec::new(),
-            failed: 0,
-            condemned: None,
-        };
-        std::mem::replace(self, empty)
-    }
-
-    /// Whether it is one record, and nothing before it.
-    fn is_alone(&self) -> bool {
-        matches!(&self.rows[..], [row] if row.offset == self.from.0)
-    }
-
-    /// The part before a row, the row alone, and the part after it. Positions meet, so nothing lies between.
-    fn around(mut self, at: usize) -> (Option<Self>, Self, Option<Self>) {
-        let after = self.rows.split_off(at + 1);
-        let alone = self.rows.split_off(at);
-        let offset = alone[0].offset;
-        let (here, behind) = (Position(offset), Position(offset + 1));
-        let part = |from, next, rows| Self {
-            from,
-            next,
-            rows,
-            failed: 0,
-            condemned: None,
-        };
-        let before = (self.from < here).then(|| part(self.from, here, self.rows));
-        let rest = (behind < self.next).then(|| part(behind, self.next, after));
-        (before, part(here, behind, alone), rest)
-    }
-
-    /// The two halves of a part of several rows; a part of one row becomes the way to it and the row alone.
-    fn halves(mut self) -> Vec<Self> {
-        if self.rows.len() < 2 {
-            if self.rows.is_empty() {
-                return vec![self];
-            }
-            let (before, alone, after) = self.around(0);
-            return before.into_iter().chain([alone]).chain(after).collect();
-        }
-        let second = self.rows.split_off(self.rows.len() / 2);
-        let middle = Position(second[0].offset);
-        let first = Self {
-            from: self.from,
-            next: middle,
-            rows: self.rows,
-            failed: 0,
-            condemned: None,
-        };
-        vec![
-            first,
-            Self {
-                from: middle,
-                next: self.next,
-                rows: second,
-                failed: 0,
-                condemned: None,
-            },
-        ]
     }
 }
 
@@ -618,68 +497,9 @@ fn homes(topology: &Topology, partition: u16, partitions: u16) -> Vec<(ShardId, 
     homes
 }
 
-fn decode(payload: &[u8], partition: u16, partitions: u16) -> Result<Record, String> {
-    let record: Record = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-    match Slot::new(record.slot) {
-        Some(slot) if slot.get() % partitions == partition => Ok(record),
-        _ => Err(format!(
-            "slot {} does not belong to partition {partition}",
-            record.slot
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn part(from: u64, offsets: &[u64], next: u64) -> Part {
-        let row = |&offset: &u64| Pending {
-            offset,
-            payload: Bytes::new(),
-            record: Err(String::new()),
-        };
-        Part {
-            from: Position(from),
-            next: Position(next),
-            rows: offsets.iter().map(row).collect(),
-            failed: 0,
-            condemned: None,
-        }
-    }
-
-    fn shape(part: &Part) -> (u64, Vec<u64>, u64) {
-        (
-            part.from.0,
-            part.rows.iter().map(|row| row.offset).collect(),
-            part.next.0,
-        )
-    }
-
-    #[test]
-    fn parts_around_a_row_meet_without_a_gap() {
-        let (before, alone, after) = part(10, &[12, 15, 19], 22).around(1);
-        assert_eq!(before.as_ref().map(shape), Some((10, vec![12], 15)));
-        assert_eq!(shape(&alone), (15, vec![15], 16));
-        assert_eq!(after.as_ref().map(shape), Some((16, vec![19], 22)));
-        assert!(alone.is_alone());
-    }
-
-    #[test]
-    fn a_first_row_behind_a_hole_leaves_an_empty_part_that_moves_the_watermark() {
-        let (before, alone, after) = part(10, &[12], 13).around(0);
-        assert_eq!(before.as_ref().map(shape), Some((10, vec![], 12)));
-        assert_eq!(shape(&alone), (12, vec![12], 13));
-        assert!(after.is_none());
-    }
-
-    #[test]
-    fn halves_cover_the_whole() {
-        let shapes: Vec<_> = part(0, &[1, 4, 9], 12).halves().iter().map(shape).collect();
-        assert_eq!(shapes, [(0, vec![1], 4), (4, vec![4, 9], 12)]);
-        let shapes: Vec<_> = part(0, &[3], 5).halves().iter().map(shape).collect();
-        assert_eq!(shapes, [(0, vec![], 3), (3, vec![3], 4), (4, vec![], 5)]);
-    }
 
     #[test]
     fn a_partition_lies_on_one_shard_at_first_and_on_two_after_a_move() {

@@ -1,0 +1,242 @@
+//! Answering reads: from the cache, or from a replica of the shard that owns the slot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{StatusCode, header};
+use seawall_shard_router::{BoxError, Slot, slot_of};
+use serde::Serialize;
+
+use super::Api;
+use super::problem::Problem;
+use crate::cache::{Answer, LoadError, Loaded};
+use crate::log::Log;
+use crate::order::{OrderId, Principal, Record};
+use crate::shard::{Document, Query, State as OrderState, Versioned};
+use crate::shards::{self, Ask, ShardAnswer, Shards};
+
+/// How long what is not there stays not there, for readers.
+const KEEP_ABSENT: Duration = Duration::from_secs(1);
+
+/// How long an accepted order is shown as such, should its end never be heard of.
+const KEEP_PENDING: Duration = Duration::from_secs(60);
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OrderBody<'a> {
+    order_id: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    item: &'a str,
+    quantity: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UserBody<'a> {
+    user_id: &'a str,
+    orders: u64,
+    units: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProductBody<'a> {
+    product_id: &'a str,
+    name: &'a str,
+    price_cents: u64,
+}
+
+/// One order, by its id.
+pub(super) async fn order<L: Log>(
+    State(api): State<Arc<Api<L>>>,
+    Path(id): Path<String>,
+) -> Response {
+    let Some(id) = OrderId::parse(&id) else {
+        return absent("order");
+    };
+    read(&api, id.slot, Query::Order(id), move |found| match found {
+        Some(Document::Order {
+            state,
+            class,
+            item,
+            quantity,
+            ..
+        }) => {
+            let status = match state {
+                OrderState::Applied => "applied",
+                OrderState::Dead => "rejected",
+            };
+            order_body(
+                id,
+                status,
+                class.as_deref(),
+                &item,
+                quantity,
+                Duration::from_secs(5 * 60),
+            )
+        }
+        _ => absent_body("order"),
+    })
+    .await
+}
+
+/// What a user has ordered.
+pub(super) async fn user<L: Log>(
+    State(api): State<Arc<Api<L>>>,
+    Path(id): Path<String>,
+) -> Response {
+    let account = Principal::User(id.clone()).account();
+    let slot = slot_of(account.as_bytes());
+    read(
+        &api,
+        slot,
+        Query::Account(account),
+        move |found| match found {
+            Some(Document::Account { orders, units }) => json(
+                &UserBody {
+                    user_id: &id,
+                    orders,
+                    units,
+                },
+                Duration::from_secs(15 * 60),
+            ),
+            _ => absent_body("user"),
+        },
+    )
+    .await
+}
+
+/// A product of the catalogue.
+pub(super) async fn product<L: Log>(
+    State(api): State<Arc<Api<L>>>,
+    Path(id): Path<String>,
+) -> Response {
+    let slot = slot_of(id.as_bytes());
+    read(
+        &api,
+        slot,
+        Query::Product(id.clone()),
+        move |found| match found {
+            Some(Document::Product { name, price_cents }) => {
+                let body = ProductBody {
+                    product_id: &id,
+                    name: &name,
+                    price_cents,
+                };
+                json(&body, Duration::from_secs(60 * 60))
+            }
+            _ => absent_body("product"),
+        },
+    )
+    .await
+}
+
+/// Answers from the cache, or from a replica of the shard that owns the slot.
+async fn read<L: Log>(
+    api: &Api<L>,
+    slot: Slot,
+    query: Query,
+    show: impl FnOnce(Option<Document>) -> Answer + Send + 'static,
+) -> Response {
+    let shards = api.shards.clone();
+    let found = api
+        .cache
+        .get(query, |query| async move {
+            let Versioned { version, document } = ask(&shards, slot, query).await?;
+            Ok(Loaded {
+                version,
+                answer: show(document),
+            })
+        })
+        .await;
+    match found {
+        Ok(Answer { status, body, .. }) => {
+            let kind = if status == StatusCode::OK {
+                "application/json"
+            } else {
+                "application/problem+json"
+            };
+            (status, [(header::CONTENT_TYPE, kind)], body).into_response()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a read failed");
+            let detail = "its shard does not answer";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Not available now", detail)
+                .retry_after(1)
+                .into_response()
+        }
+    }
+}
+
+/// Asks a shard for a document.
+pub(super) async fn ask(shards: &Shards, slot: Slot, query: Query) -> Result<Versioned, LoadError> {
+    match shards::ask(shards, slot, Ask::Read(query)).await? {
+        ShardAnswer::Document(found) => Ok(found),
+        other => Err(BoxError::from(format!("a read was answered by {other:?}")).into()),
+    }
+}
+
+/// An order that is accepted, and not yet decided.
+pub(super) fn pending(id: OrderId, record: &Record) -> Answer {
+    order_body(
+        id,
+        "accepted",
+        None,
+        &record.item,
+        record.quantity,
+        KEEP_PENDING,
+    )
+}
+
+fn order_body(
+    id: OrderId,
+    status: &'static str,
+    reason: Option<&str>,
+    item: &str,
+    quantity: u32,
+    keep: Duration,
+) -> Answer {
+    json(
+        &OrderBody {
+            order_id: id.to_string(),
+            status,
+            reason,
+            item,
+            quantity,
+        },
+        keep,
+    )
+}
+
+fn json(body: &impl Serialize, keep: Duration) -> Answer {
+    let body = serde_json::to_vec(body).expect("an answer of plain fields serialises");
+    Answer {
+        status: StatusCode::OK,
+        body: body.into(),
+        keep,
+    }
+}
+
+fn absent(what: &'static str) -> Response {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "Not found",
+        format!("there is no such {what}"),
+    )
+    .into_response()
+}
+
+fn absent_body(what: &'static str) -> Answer {
+    let body =
+        format!(r#"{{"status":404,"title":"Not found","detail":"there is no such {what}"}}"#);
+    Answer {
+        status: StatusCode::NOT_FOUND,
+        body: Bytes::from(body),
+        keep: KEEP_ABSENT,
+    }
+}
