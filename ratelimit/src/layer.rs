@@ -195,6 +195,15 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
         &self.policies
     }
 
+    pub(crate) fn with_mode<N>(self, mode: N) -> RateLimitLayer<St, Rs, N> {
+        RateLimitLayer {
+            store: self.store,
+            rules: self.rules,
+            policies: self.policies,
+            mode,
+        }
+    }
+
     pub(crate) fn limiter(&self) -> Limiter<St, Rs> {
         Limiter::new(self.store.clone(), self.rules.clone(), &self.policies)
     }

@@ -62,6 +62,7 @@ mod rules;
 mod service;
 mod store;
 mod telemetry;
+mod wait;
 pub mod window;
 
 pub use crate::decision::{Charge, Charges, Decision, Verdict};
@@ -83,3 +84,4 @@ pub use crate::store::Store;
 pub use crate::store::memory::{MemoryScope, MemoryStore};
 #[cfg(feature = "redis")]
 pub use crate::store::redis::{Outage, RedisDeciding, RedisScope, RedisStore};
+pub use crate::wait::{WaitFuture, Waiting};

@@ -108,8 +108,16 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     /// Nothing if the request passes, else the error that says why not.
     pub(crate) fn judge(&self, decision: &Decision) -> Result<(), RateLimitError> {
         self.telemetry.decided(&self.policies, decision);
+        match self.refused(decision) {
+            None => Ok(()),
+            Some(refused) => Err(RateLimitError::Refused(refused)),
+        }
+    }
+
+    /// The rules that have no room, unless the request passes.
+    pub(crate) fn refused(&self, decision: &Decision) -> Option<Refused> {
         if decision.passes() {
-            return Ok(());
+            return None;
         }
         let enforced = decision.iter().filter(|(_, outcome)| !outcome.is_shadow());
         let violations = enforced.filter_map(|(rule, outcome)| {
@@ -125,9 +133,14 @@ impl<St: Store, Rs> Limiter<St, Rs> {
                 retry_after,
             })
         });
-        Err(RateLimitError::Refused(Refused {
+        Some(Refused {
             violations: violations.collect(),
-        }))
+        })
+    }
+
+    /// Tells of a request that begins to wait for room.
+    pub(crate) fn delayed(&self, decision: &Decision) {
+        self.telemetry.delayed(&self.policies, decision);
     }
 }
 

@@ -14,6 +14,8 @@ struct RuleCounters {
     degraded: metrics::Counter,
     cost_above_limit: metrics::Counter,
     denied: metrics::Counter,
+    /// Had no room at first, and waits for it.
+    delayed: metrics::Counter,
     /// What a shadow would have refused.
     shadow: metrics::Counter,
 }
@@ -34,6 +36,7 @@ impl RuleCounters {
             degraded: counter("degraded"),
             cost_above_limit: counter("cost_above_limit"),
             denied: counter("denied"),
+            delayed: counter("delayed"),
             shadow: counter("shadow"),
         }
     }
@@ -79,6 +82,23 @@ impl Telemetry {
             );
         }
         let _ = (policies, decision);
+    }
+
+    pub(crate) fn delayed(&self, policies: &[Policy], decision: &Decision) {
+        let full = decision
+            .iter()
+            .filter(|(_, outcome)| !outcome.passes() && !outcome.is_shadow());
+        for (rule, outcome) in full {
+            #[cfg(feature = "metrics")]
+            self.rules[rule].delayed.increment(1);
+            #[cfg(feature = "tracing")]
+            tracing::debug!(
+                rule = policies[rule].name(),
+                wait = ?outcome.wait(),
+                "waits for room under the rate limit"
+            );
+            let _ = (policies, rule, outcome);
+        }
     }
 
     pub(crate) fn cost_above_limit(&self, rule: usize, policy: &Policy, error: &CostAboveLimit) {

@@ -81,14 +81,9 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     /// # }
     /// ```
     pub fn http(self) -> RateLimitLayer<St, Rs, Respond> {
-        RateLimitLayer {
-            store: self.store,
-            rules: self.rules,
-            policies: self.policies,
-            mode: Respond {
-                fields: Fields::default(),
-            },
-        }
+        self.with_mode(Respond {
+            fields: Fields::default(),
+        })
     }
 }
 
