@@ -206,6 +206,8 @@ pub enum ConfigError {
     TooManyRules,
     /// A layer has no rule of this name.
     UnknownRule(String),
+    /// A range of addresses is not written as `address/bits`, or has bits set beyond those.
+    Network(String),
     /// A store for no key at all.
     ZeroCapacity,
     /// A share of a quota is not above 0 and at most 1.
@@ -241,6 +243,11 @@ impl fmt::Display for ConfigError {
                 write!(f, "a layer holds at most {} rules", crate::MAX_RULES)
             }
             Self::UnknownRule(name) => write!(f, "no rule is named {name:?}"),
+            Self::Network(range) => write!(
+                f,
+                "a network is an address and the number of its bits, as 10.0.0.0/8, with no bit set \
+                 beyond those, unlike {range:?}"
+            ),
             Self::ZeroCapacity => f.write_str("a store needs room for at least 1 key"),
             Self::Share(share) => {
                 write!(

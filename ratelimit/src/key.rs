@@ -1,5 +1,7 @@
 use std::net::IpAddr;
 
+use sha2::{Digest, Sha256};
+
 /// Who is limited: the value whose requests share one quota under a rule.
 ///
 /// Made from text, bytes, a number or an address. The bytes are only read while a decision is made:
@@ -23,6 +25,7 @@ enum Kind<'a> {
     Number([u8; 8]),
     V4([u8; 4]),
     V6([u8; 16]),
+    Combined([u8; 16]),
 }
 
 impl Key<'_> {
@@ -30,7 +33,7 @@ impl Key<'_> {
     pub const EVERYONE: Key<'static> = Key(Kind::Everyone);
 
     /// How many kinds there are.
-    pub(crate) const KINDS: usize = 5;
+    pub(crate) const KINDS: usize = 6;
 
     /// The value as bytes, for a store to hash together with [`kind`](Key::kind).
     #[must_use]
@@ -40,7 +43,7 @@ impl Key<'_> {
             Kind::Bytes(bytes) => bytes,
             Kind::Number(bytes) => bytes,
             Kind::V4(bytes) => bytes,
-            Kind::V6(bytes) => bytes,
+            Kind::V6(bytes) | Kind::Combined(bytes) => bytes,
         }
     }
 
@@ -53,7 +56,35 @@ impl Key<'_> {
             Kind::Number(_) => 2,
             Kind::V4(_) => 3,
             Kind::V6(_) => 4,
+            Kind::Combined(_) => 5,
         }
+    }
+
+    /// One key of several: each combination of them is limited on its own. A tuple of extractors makes
+    /// such.
+    ///
+    /// It is half of a SHA-256 of the parts, each with its kind and length, so that no two combinations
+    /// can be made to meet.
+    ///
+    /// ```
+    /// use seawall_ratelimit::Key;
+    ///
+    /// let pair = |a, b| Key::combined([Key::from(a), Key::from(b)]);
+    /// assert_eq!(pair("ab", "c"), pair("ab", "c"));
+    /// assert_ne!(pair("ab", "c"), pair("a", "bc"));
+    /// ```
+    #[must_use]
+    pub fn combined<'a>(parts: impl IntoIterator<Item = Key<'a>>) -> Key<'static> {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            let bytes = part.as_bytes();
+            hasher.update([part.kind()]);
+            hasher.update((bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        }
+        let mut half = [0; 16];
+        half.copy_from_slice(&hasher.finalize()[..16]);
+        Key(Kind::Combined(half))
     }
 }
 
@@ -109,6 +140,23 @@ impl<Req> Extract<Req> for Everyone {
         Some(Key::EVERYONE)
     }
 }
+
+/// A combination: the rule applies to requests in which all parts are found.
+macro_rules! combination {
+    ($($part:ident),+) => {
+        impl<Req, $($part: Extract<Req>),+> Extract<Req> for ($($part,)+) {
+            fn extract<'a>(&'a self, request: &'a Req) -> Option<Key<'a>> {
+                #[expect(non_snake_case, reason = "a part is named as its type")]
+                let ($($part,)+) = self;
+                Some(Key::combined([$($part.extract(request)?),+]))
+            }
+        }
+    };
+}
+
+combination!(A, B);
+combination!(A, B, C);
+combination!(A, B, C, D);
 
 /// A closure that always finds a key; made by [`Rule::key`](crate::Rule::key).
 #[derive(Clone, Copy)]

@@ -71,7 +71,10 @@ pub use crate::error::{
 };
 pub use crate::future::ResponseFuture;
 #[cfg(feature = "http")]
-pub use crate::http::{ClientIp, Fields, FromExtensions, HttpFuture, LimitBody, Peer, Respond};
+pub use crate::http::{
+    ClientIp, Fields, FromExtensions, HttpFuture, InExtension, LimitBody, Networks, Peer, Respond,
+    UriPath,
+};
 pub use crate::key::{ByKey, ByKeyIf, Everyone, Extract, Key};
 pub use crate::layer::{Checker, Fail, RateLimitLayer};
 pub use crate::plan::{Plan, PlanFor, SamePlan};

@@ -3,18 +3,22 @@
 mod body;
 mod client_ip;
 mod fields;
+mod forwarded;
 mod future;
+mod keys;
+mod networks;
 
 use std::task::{Context, Poll};
 
-use http::{HeaderName, Request, Response};
+use http::Response;
 use tower_service::Service;
 
 pub use self::body::LimitBody;
 pub use self::client_ip::{ClientIp, FromExtensions, Peer};
 pub(crate) use self::fields::PolicyField;
 pub use self::future::HttpFuture;
-use crate::key::{Extract, Key};
+pub use self::keys::{InExtension, UriPath};
+pub use self::networks::Networks;
 use crate::layer::RateLimitLayer;
 use crate::rules::{Apply, Rules};
 use crate::service::RateLimit;
@@ -111,18 +115,5 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         HttpFuture::new(self.start(request), &self.limiter, self.mode.fields)
-    }
-}
-
-/// The value of this field: its last line, should it be repeated, since that is the one which the
-/// nearest proxy wrote. The rule does not apply to requests without the field, so put one by address
-/// beside it.
-impl<B> Extract<Request<B>> for HeaderName {
-    fn extract<'a>(&'a self, request: &'a Request<B>) -> Option<Key<'a>> {
-        let lines = request.headers().get_all(self);
-        lines
-            .iter()
-            .next_back()
-            .map(|value| value.as_bytes().into())
     }
 }
