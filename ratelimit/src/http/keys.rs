@@ -47,7 +47,7 @@ impl<B> Extract<Request<B>> for UriPath {
 ///     .rule(Rule::new("route", Quota::per_minute(100)).by((by_route, ClientIp::direct())))
 ///     .checker();
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// let request = Request::default();
+/// let request: Request = Request::default();
 /// assert!(limits.check(&request).await.is_ok());
 /// # });
 /// ```
