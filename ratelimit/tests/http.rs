@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http_body_util::BodyExt;
-use seawall_ratelimit::{Fields, LimitBody, MemoryStore, Quota, RateLimitLayer, Rule, Store};
+use proptest::prelude::*;
+use seawall_ratelimit::{Fields, LimitBody, MemoryStore, Plan, Quota, RateLimitLayer, Rule, Store};
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -200,4 +201,177 @@ async fn a_store_that_cannot_decide_is_a_503() {
     let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(problem["status"], 503);
     assert!(!body.contains("gone"), "causes are not for clients");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fields_of_old_tell_of_the_rule_that_has_the_least_left() {
+    let layer = two_rules().legacy_fields();
+    let mut service = layer.layer(service_fn(hello));
+    let old = |fields: &Lines| {
+        ["limit", "remaining", "reset"].map(|name| fields.of(&format!("x-ratelimit-{name}")))
+    };
+    let (_, fields, _) = send(&mut service, request(&[("x-user", "ada")])).await;
+    assert_eq!(old(&fields), ["2", "1", "64"]);
+    send(&mut service, request(&[("x-user", "ada")])).await;
+    let (status, fields, _) = send(&mut service, request(&[("x-user", "ada")])).await;
+    assert_eq!(status, 429);
+    assert_eq!(old(&fields), ["2", "0", "64"]);
+    let (_, fields, _) = send(&mut service, request(&[])).await;
+    assert_eq!(old(&fields), ["100", "97", "2"]);
+    let mut service = two_rules().layer(service_fn(hello));
+    let (_, fields, _) = send(&mut service, request(&[])).await;
+    assert_eq!(old(&fields), ["", "", ""]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_ones_own_keeps_the_fields_that_say_when() {
+    let layer = two_rules().refusal(|error| {
+        let mut response = axum::http::Response::new("slow down".into());
+        *response.status_mut() = axum::http::StatusCode::IM_A_TEAPOT;
+        let rules = error.to_string();
+        let headers = response.headers_mut();
+        headers.insert("x-why", rules.parse().unwrap());
+        // Never early, whatever the closure thinks.
+        headers.insert("retry-after", "0".parse().unwrap());
+        response
+    });
+    let mut service = layer.layer(service_fn(hello));
+    for _ in 0..2 {
+        send(&mut service, request(&[("x-user", "ada")])).await;
+    }
+    let (status, fields, body) = send(&mut service, request(&[("x-user", "ada")])).await;
+    assert_eq!((status, body.as_str()), (418, "slow down"));
+    assert!(
+        fields
+            .of("x-why")
+            .starts_with("over the rate limit of user")
+    );
+    assert_eq!(fields.of("retry-after"), "64");
+    assert_eq!(fields.of("content-length"), "9");
+    assert_eq!(fields.of("ratelimit"), r#""user";r=0;t=64, "all";r=98;t=2"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_denied_is_forbidden_and_who_has_a_plan_is_told_of_it() {
+    let mut service = RateLimitLayer::new(MemoryStore::with_capacity(100))
+        .rule(
+            Rule::new("user", Quota::per_minute(2))
+                .by(USER)
+                .plan(|request: &Request, _| {
+                    match request.headers().get(USER).map(|user| user.as_bytes()) {
+                        Some(b"gold") => Plan::Quota(Quota::new(7, Duration::from_secs(10))),
+                        Some(b"mallory") => Plan::Denied,
+                        _ => Plan::Regular,
+                    }
+                }),
+        )
+        .rule(Rule::new("all", Quota::per_hour(100)))
+        .rule(Rule::new("planned", Quota::per_second(1)).shadow())
+        .http()
+        .layer(service_fn(hello));
+    let (_, fields, _) = send(&mut service, request(&[("x-user", "ada")])).await;
+    // A shadow is for the operator alone.
+    assert_eq!(
+        fields.of("ratelimit-policy"),
+        r#""user";q=2;w=60, "all";q=100;w=3600"#
+    );
+    assert_eq!(
+        fields.of("ratelimit"),
+        r#""user";r=1;t=64, "all";r=99;t=3825"#
+    );
+    let (_, fields, _) = send(&mut service, request(&[("x-user", "gold")])).await;
+    assert_eq!(
+        fields.of("ratelimit-policy"),
+        r#""user";q=7;w=10, "all";q=100;w=3600"#
+    );
+    assert_eq!(
+        fields.of("ratelimit"),
+        r#""user";r=6;t=11, "all";r=98;t=3825"#
+    );
+    let (status, fields, body) = send(&mut service, request(&[("x-user", "mallory")])).await;
+    assert_eq!((status, fields.of("retry-after").as_str()), (403, ""));
+    let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&problem["type"], &problem["detail"]),
+        (&"about:blank".into(), &"denied by user".into())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_quota_is_told_at_once() {
+    let layer = two_rules();
+    let mut service = layer.layer(service_fn(hello));
+    send(&mut service, request(&[])).await;
+    layer.quotas().set("all", Quota::per_minute(50)).unwrap();
+    let (_, fields, _) = send(&mut service, request(&[])).await;
+    assert_eq!(
+        fields.of("ratelimit-policy"),
+        r#""user";q=2;w=60, "all";q=50;w=60"#
+    );
+    layer.quotas().set("user", Quota::per_second(9)).unwrap();
+    let (_, fields, _) = send(&mut service, request(&[])).await;
+    assert_eq!(
+        fields.of("ratelimit-policy"),
+        r#""user";q=9;w=1, "all";q=50;w=60"#
+    );
+}
+
+/// What a parser of structured fields that is not ours makes of a list: names, and pairs of key and number.
+fn parsed(field: &str) -> Vec<(String, Vec<(String, i64)>)> {
+    use sfv::{BareItem, List, ListEntry, Parser};
+
+    let list: List = Parser::new(field).parse().unwrap();
+    let items = list.into_iter().map(|entry| {
+        let ListEntry::Item(item) = entry else {
+            panic!("an item, no inner list")
+        };
+        let BareItem::String(name) = item.bare_item else {
+            panic!("a name is a string")
+        };
+        let parameters = item.params.into_iter().map(|(key, value)| {
+            let BareItem::Integer(value) = value else {
+                panic!("a parameter is an integer")
+            };
+            (key.to_string(), i64::from(value))
+        });
+        (name.as_str().to_owned(), parameters.collect())
+    });
+    items.collect()
+}
+
+proptest! {
+    #[test]
+    fn any_name_and_quota_make_fields_that_others_can_read(
+        name in "[ !#-\\[\\]-~]{1,64}",
+        limit in 1_u32..,
+        millis in 1_u64..316_000_000_000,
+        cost in 0_u32..5,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let quota = Quota::new(limit, Duration::from_millis(millis));
+            let other = if name == "other" { "another" } else { "other" };
+            let mut service = RateLimitLayer::new(MemoryStore::with_capacity(100))
+                .rule(Rule::new(name.clone(), quota).cost(move |_: &Request| cost))
+                .rule(Rule::new(other, Quota::per_second(9)))
+                .http()
+                .layer(service_fn(hello));
+            let (status, fields, _) = send(&mut service, request(&[])).await;
+            if status != 200 {
+                return;
+            }
+            let seconds = millis.div_ceil(1_000) as i64;
+            let policy = parsed(&fields.of("ratelimit-policy"));
+            let expected = vec![("q".to_owned(), limit.into()), ("w".to_owned(), seconds)];
+            assert_eq!(policy[0], (name.clone(), expected));
+            let left = parsed(&fields.of("ratelimit"));
+            assert_eq!((&left[0].0, &left[1].0), (&name, &other.to_owned()));
+            assert_eq!(left[0].1[0], ("r".to_owned(), i64::from(limit - cost)));
+            assert!(left[0].1[1].0 == "t" && left[0].1[1].1 >= 0);
+        });
+    }
 }

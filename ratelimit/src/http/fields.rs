@@ -1,25 +1,22 @@
-//! The fields of the IETF draft on rate limits, and the problem document.
+//! The fields of the IETF draft on rate limits, and those of before it.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::body::LimitBody;
 use crate::decision::Decision;
-use crate::error::RateLimitError;
 use crate::policy::Policy;
 use crate::window::Outcome;
 
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+static LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+static REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+static RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 /// Enough for an item of a usual rule, so that a field is written in one allocation.
 const ITEM: usize = 48;
 
@@ -137,72 +134,19 @@ pub(super) fn tell(
     headers.append(&RATELIMIT, ratelimit_field(policies, decision));
 }
 
-/// The response to a request that does not reach the service.
-pub(super) fn refusal<B>(error: &RateLimitError) -> Response<LimitBody<B>> {
-    let (status, retry_after, document) = match error {
-        RateLimitError::Refused(refused) => {
-            let rules = refused.violations().iter().map(|violation| &violation.rule);
-            let wait = refused.retry_after();
-            (
-                StatusCode::TOO_MANY_REQUESTS,
-                wait,
-                quota_exceeded(rules, error),
-            )
-        }
-        RateLimitError::CostAboveLimit(cost) => {
-            let rules = std::iter::once(&cost.rule);
-            (
-                StatusCode::TOO_MANY_REQUESTS,
-                None,
-                quota_exceeded(rules, error),
-            )
-        }
-        RateLimitError::Denied { .. } => {
-            (StatusCode::FORBIDDEN, None, blank("Forbidden", 403, error))
-        }
-        RateLimitError::Store(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            None,
-            blank("Service Unavailable", 503, error),
-        ),
+/// Adds the fields of before the draft, of the one rule that is nearest to its end.
+pub(super) fn tell_legacy(headers: &mut HeaderMap, decision: &Decision) {
+    let enforced = decision.iter().filter(|(_, outcome)| !outcome.is_shadow());
+    let least = enforced.min_by_key(|(_, outcome)| (outcome.passes(), outcome.remaining()));
+    let Some((_, outcome)) = least else {
+        return;
     };
-    let document = Bytes::from(document);
-    let length = HeaderValue::from(document.len());
-    let mut response = Response::new(LimitBody::problem(document));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, PROBLEM_JSON);
-    headers.insert(CONTENT_LENGTH, length);
-    if let Some(wait) = retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
-    }
-    response
-}
-
-fn blank(title: &str, status: u16, error: &RateLimitError) -> String {
-    format!(
-        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\"detail\":\"{error}\"}}"
-    )
-}
-
-/// Neither the names of rules nor our own sentences hold what JSON would have to escape.
-fn quota_exceeded<'a>(
-    rules: impl Iterator<Item = &'a Cow<'static, str>>,
-    error: &RateLimitError,
-) -> String {
-    let mut document = format!(
-        "{{\"type\":\"{QUOTA_EXCEEDED}\",\"title\":\"Too Many Requests\",\"status\":429,\
-         \"detail\":\"{error}\",\"violated-policies\":["
-    );
-    for (n, rule) in rules.enumerate() {
-        let comma = if n == 0 { "" } else { "," };
-        write!(document, "{comma}\"{rule}\"").expect("text grows as it must");
-    }
-    document.push_str("]}");
-    document
+    headers.insert(&LIMIT, outcome.limit().into());
+    headers.insert(&REMAINING, outcome.remaining().into());
+    headers.insert(&RESET, whole_seconds(outcome.reset()).into());
 }
 
 /// Rounded up: who comes back after so many seconds is never early.
-const fn whole_seconds(duration: Duration) -> u64 {
+pub(super) const fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + (duration.subsec_nanos() > 0) as u64
 }

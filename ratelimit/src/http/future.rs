@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::LimitBody;
-use super::{Fields, fields};
+use super::{Fields, Respond, fields};
 use crate::decision::Decision;
 use crate::future::{Call, Ended};
 use crate::limiter::Limiter;
@@ -21,7 +21,7 @@ pin_project! {
         #[pin]
         call: Call<S, Req, St, Rs, Decision>,
         limiter: Arc<Limiter<St, Rs>>,
-        fields: Fields,
+        respond: Respond,
     }
 }
 
@@ -29,12 +29,12 @@ impl<S: Service<Req>, Req, St: Store, Rs> HttpFuture<S, Req, St, Rs> {
     pub(super) fn new(
         call: Call<S, Req, St, Rs, Decision>,
         limiter: &Arc<Limiter<St, Rs>>,
-        fields: Fields,
+        respond: Respond,
     ) -> Self {
         Self {
             call,
             limiter: Arc::clone(limiter),
-            fields,
+            respond,
         }
     }
 }
@@ -50,12 +50,12 @@ where
         let this = self.project();
         let (mut response, decision, told) = match ready!(this.call.poll(cx)) {
             Ended::Answered(answer, decision) => {
-                let told = *this.fields == Fields::Always;
+                let told = this.respond.fields == Fields::Always;
                 (answer?.map(LimitBody::inner), Some(decision), told)
             }
             Ended::Refused(error, decision) => {
-                let told = *this.fields != Fields::Never;
-                (fields::refusal(&error), decision, told)
+                let told = this.respond.fields != Fields::Never;
+                (this.respond.refusals.response(&error), decision, told)
             }
         };
         if let (Some(decision), true) = (decision, told) {
@@ -67,6 +67,9 @@ where
                 limiter.policies(),
                 &decision,
             );
+            if this.respond.legacy {
+                fields::tell_legacy(response.headers_mut(), &decision);
+            }
         }
         Poll::Ready(Ok(response))
     }

@@ -5,11 +5,16 @@ mod client_ip;
 mod fields;
 mod forwarded;
 mod future;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod keys;
 mod networks;
+mod refusal;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::Response;
 use tower_service::Service;
 
@@ -19,6 +24,8 @@ pub(crate) use self::fields::PolicyField;
 pub use self::future::HttpFuture;
 pub use self::keys::{InExtension, UriPath};
 pub use self::networks::Networks;
+use self::refusal::Refusals;
+use crate::error::RateLimitError;
 use crate::layer::RateLimitLayer;
 use crate::rules::{Apply, Rules};
 use crate::service::RateLimit;
@@ -26,9 +33,21 @@ use crate::store::Store;
 
 /// Refusals are responses, and responses say what is left. Made by
 /// [`RateLimitLayer::http`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Respond {
     fields: Fields,
+    legacy: bool,
+    refusals: Refusals,
+}
+
+impl Respond {
+    const fn new(refusals: Refusals) -> Self {
+        Self {
+            fields: Fields::Always,
+            legacy: false,
+            refusals,
+        }
+    }
 }
 
 /// Which responses carry the fields `RateLimit-Policy` and `RateLimit`.
@@ -49,6 +68,7 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     ///
     /// - Over a limit: 429 with `Retry-After` in whole seconds, rounded up. A cost above the limit: 429
     ///   without it, for no waiting helps.
+    /// - A [plan](crate::Plan) that denies: 403.
     /// - A store that cannot decide and is not told to let pass: 503.
     /// - The body is `application/problem+json`; for 429 of the type `quota-exceeded`, with the rules in
     ///   `violated-policies`.
@@ -85,9 +105,21 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     /// # }
     /// ```
     pub fn http(self) -> RateLimitLayer<St, Rs, Respond> {
-        self.with_mode(Respond {
-            fields: Fields::default(),
-        })
+        self.with_mode(Respond::new(Refusals::Problem))
+    }
+
+    /// [`http`](RateLimitLayer::http) for gRPC, as of tonic: refused requests are answered by a status.
+    ///
+    /// - Over a limit: `RESOURCE_EXHAUSTED`, with the wait as a `RetryInfo` among its details and in
+    ///   `grpc-retry-pushback-ms`, rounded up, which clients with a retry policy go by.
+    /// - A cost above the limit: `RESOURCE_EXHAUSTED` with a pushback of -1: do not try again. A plan that
+    ///   denies: `PERMISSION_DENIED`, likewise.
+    /// - A store that cannot decide and is not told to let pass: `UNAVAILABLE`.
+    ///
+    /// The fields of the IETF draft become metadata.
+    #[cfg(feature = "grpc")]
+    pub fn grpc(self) -> RateLimitLayer<St, Rs, Respond> {
+        self.with_mode(Respond::new(Refusals::Grpc))
     }
 }
 
@@ -95,6 +127,54 @@ impl<St, Rs> RateLimitLayer<St, Rs, Respond> {
     /// Which responses tell of the limits; all by default.
     pub fn fields(mut self, fields: Fields) -> Self {
         self.mode.fields = fields;
+        self
+    }
+
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` (seconds until the whole
+    /// quota is back) to the same responses, for clients that know no others. There is room for one rule in
+    /// them: it is the one that has the least left.
+    pub fn legacy_fields(mut self) -> Self {
+        self.mode.legacy = true;
+        self
+    }
+
+    /// Answers refused requests with a response of your own making. `Retry-After` and the fields are put into it;
+    /// `Content-Length` too, unless it has one.
+    ///
+    /// ```
+    /// use axum::http::{Request, Response, StatusCode};
+    /// use axum::{Router, body::Body, body::Bytes, routing::get};
+    /// use seawall_ratelimit::{MemoryStore, Quota, RateLimitError, RateLimitLayer, Rule};
+    /// use tower::Service;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limits = RateLimitLayer::new(MemoryStore::with_capacity(10))
+    ///     .rule(Rule::new("all", Quota::per_second(1)))
+    ///     .http()
+    ///     .refusal(|error| {
+    ///         let mut page = Response::new(Bytes::from("<h1>Slow down</h1>"));
+    ///         *page.status_mut() = match error {
+    ///             RateLimitError::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
+    ///             _ => StatusCode::FORBIDDEN,
+    ///         };
+    ///         page
+    ///     });
+    /// let mut app = Router::new().route("/", get(async || "hello")).layer(limits);
+    ///
+    /// let request = || Request::get("/").body(Body::empty());
+    /// assert_eq!(app.call(request()?).await?.status(), 200);
+    /// let page = app.call(request()?).await?;
+    /// assert_eq!(page.status(), 503);
+    /// assert_eq!(page.headers()["retry-after"], "2");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refusal<F>(mut self, refusal: F) -> Self
+    where
+        F: Fn(&RateLimitError) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        self.mode.refusals = Refusals::Custom(Arc::new(refusal));
         self
     }
 }
@@ -114,6 +194,6 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        HttpFuture::new(self.start(request), &self.limiter, self.mode.fields)
+        HttpFuture::new(self.start(request), &self.limiter, self.mode.clone())
     }
 }
