@@ -10,7 +10,8 @@ use crate::error::{ConfigError, in_code};
 /// back together.
 ///
 /// The draw happens inside the capped delay, never on top of it: no delay exceeds the cap, and
-/// delays at the cap are still spread. `d` is the exponential delay, already capped.
+/// delays at the cap are still spread. `d` is the delay by the backoff's
+/// formula, already capped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Jitter {
@@ -21,15 +22,16 @@ pub enum Jitter {
     Full,
     /// Uniform in `d/2..=d`: never comes back at once.
     Equal,
-    /// Uniform between the base and three times the delay before, capped. The factor plays no part.
+    /// Uniform between the base and three times the delay before, capped. The formula plays no part.
     Decorrelated,
 }
 
-/// An exponential backoff: how many attempts, and how long to wait between them.
+/// How many attempts, and how long to wait between them: growing by a factor, by the Fibonacci
+/// numbers, or not at all. For other waits see [`RetryLayer::waits`](crate::RetryLayer::waits).
 ///
 /// # Default
 ///
-/// Factor 2, cap 300 seconds (or the base, if that is longer), 5 attempts, no jitter.
+/// Factor 2 where it is exponential, cap 300 seconds (or the base, if that is longer), 5 attempts, no jitter.
 ///
 /// # Example
 ///
@@ -44,11 +46,17 @@ pub enum Jitter {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     base: Duration,
-    factor: f64,
+    growth: Growth,
     cap: Duration,
     attempts: u32,
     jitter: Jitter,
     seed: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Growth {
+    Factor(f64),
+    Fibonacci,
 }
 
 const DEFAULT_CAP: Duration = Duration::from_secs(300);
@@ -70,24 +78,43 @@ impl Backoff {
     ///
     /// If `base` is zero.
     pub const fn try_exponential(base: Duration) -> Result<Self, ConfigError> {
-        if base.is_zero() {
-            return Err(ConfigError::new(
-                "the base of a backoff must be longer than zero",
-            ));
-        }
-        let cap = if base.as_nanos() > DEFAULT_CAP.as_nanos() {
-            base
-        } else {
-            DEFAULT_CAP
-        };
-        Ok(Self {
-            base,
-            factor: 2.0,
-            cap,
-            attempts: 5,
-            jitter: Jitter::None,
-            seed: None,
-        })
+        Self::growing(base, Growth::Factor(2.0))
+    }
+
+    /// Waits `delay` before each attempt but the first.
+    ///
+    /// # Panics
+    ///
+    /// If `delay` is zero.
+    pub const fn constant(delay: Duration) -> Self {
+        in_code!(Self::try_constant(delay))
+    }
+
+    /// [`constant`](Self::constant) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If `delay` is zero.
+    pub const fn try_constant(delay: Duration) -> Result<Self, ConfigError> {
+        Self::growing(delay, Growth::Factor(1.0))
+    }
+
+    /// Waits 1, 1, 2, 3, 5, 8 ... times `base`: each wait is the sum of the two before.
+    ///
+    /// # Panics
+    ///
+    /// If `base` is zero.
+    pub const fn fibonacci(base: Duration) -> Self {
+        in_code!(Self::try_fibonacci(base))
+    }
+
+    /// [`fibonacci`](Self::fibonacci) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If `base` is zero.
+    pub const fn try_fibonacci(base: Duration) -> Result<Self, ConfigError> {
+        Self::growing(base, Growth::Fibonacci)
     }
 
     /// No wait is ever longer than this, with any jitter and after any number of attempts.
@@ -143,7 +170,8 @@ impl Backoff {
         Ok(self)
     }
 
-    /// How many times longer each delay is than the one before.
+    /// How many times longer each delay is than the one before. A constant or a Fibonacci backoff
+    /// becomes an exponential one.
     ///
     /// # Panics
     ///
@@ -164,7 +192,7 @@ impl Backoff {
                 "the factor of a backoff must be finite and at least 1",
             ));
         }
-        self.factor = factor;
+        self.growth = Growth::Factor(factor);
         Ok(self)
     }
 
@@ -204,6 +232,32 @@ impl Backoff {
         }
     }
 
+    const fn growing(base: Duration, growth: Growth) -> Result<Self, ConfigError> {
+        if base.is_zero() {
+            return Err(ConfigError::new(
+                "the base of a backoff must be longer than zero",
+            ));
+        }
+        let cap = if base.as_nanos() > DEFAULT_CAP.as_nanos() {
+            base
+        } else {
+            DEFAULT_CAP
+        };
+        Ok(Self {
+            base,
+            growth,
+            cap,
+            attempts: 5,
+            jitter: Jitter::None,
+            seed: None,
+        })
+    }
+
+    pub(crate) const fn is_seeded(&self) -> bool {
+        self.seed.is_some()
+    }
+
+    #[inline]
     pub(crate) const fn max_attempts(&self) -> u32 {
         self.attempts
     }
@@ -220,17 +274,23 @@ impl Backoff {
         }
         let base = self.base.as_nanos();
         let cap = self.cap.as_nanos();
-        // Whole factors stay in integers, so that 1, 2, 4, 8 is exact however far it runs.
-        let nanos = if self.factor.fract() == 0.0 && self.factor <= f64::from(u32::MAX) {
-            let growth = (self.factor as u128).checked_pow(n);
+        let times = |growth: Option<u128>| {
             growth
                 .and_then(|growth| base.checked_mul(growth))
                 .map_or(cap, |grown| grown.min(cap))
-        } else {
+        };
+        let nanos = match self.growth {
+            Growth::Fibonacci => times(fibonacci(n)),
+            // Whole factors stay in integers, so that 1, 2, 4, 8 is exact however far it runs.
+            Growth::Factor(factor) if factor.fract() == 0.0 && factor <= f64::from(u32::MAX) => {
+                times((factor as u128).checked_pow(n))
+            }
             // The growth may be infinite, never NaN. A cast from float to integer saturates, and the
             // rounding of long delays must not make one shorter than the base.
-            let growth = self.factor.powi(i32::try_from(n).unwrap_or(i32::MAX));
-            ((base as f64 * growth) as u128).clamp(base, cap)
+            Growth::Factor(factor) => {
+                let growth = factor.powi(i32::try_from(n).unwrap_or(i32::MAX));
+                ((base as f64 * growth) as u128).clamp(base, cap)
+            }
         };
         from_nanos(nanos)
     }
@@ -282,6 +342,16 @@ impl Delays {
     fn draw(&mut self, low: Duration, high: Duration) -> Duration {
         from_nanos(self.rng.u128(low.as_nanos()..=high.as_nanos()))
     }
+}
+
+/// The number with this index in 1, 1, 2, 3, 5 ..., if it is not too large: of the first 187 none is.
+fn fibonacci(n: u32) -> Option<u128> {
+    let (mut this, mut next) = (1_u128, Some(1));
+    for _ in 0..n {
+        let after = next.and_then(|next: u128| this.checked_add(next));
+        (this, next) = (next?, after);
+    }
+    Some(this)
 }
 
 /// The inverse of `Duration::as_nanos`, for values that came from a `Duration`.

@@ -1,7 +1,6 @@
 //! What a call remembers from one attempt to the next, and what it decides.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -10,73 +9,61 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::{
-    Attempt, BoxError, Class, Classify, CloneRequest, Delays, Interrupted, RetryError, Stamp,
-    Stopped, Withdrawal,
+    Attempt, BoxError, Budget, Class, CloneRequest, Interrupted, RetryError, Stamp, Stopped,
+    Withdrawal,
+    held::Held,
     policy::{Policy, nearer},
     telemetry,
+    waits::Waits,
 };
 
 /// The part of the future that need not be pinned.
-pub(crate) struct Call<S, Req, C, K, M, D> {
-    policy: Arc<Policy<C, K, M, D>>,
+pub(crate) struct Call<S, Req, C, K, M> {
+    pub(crate) settings: Held,
+    pub(crate) policy: Policy<C, K, M>,
+    /// That of this request, where it has one of its own.
+    pub(crate) budget: Option<Budget>,
     /// The service and the request of the next attempt. Taken by the last.
-    repeat: Option<(S, Req)>,
+    pub(crate) repeat: Option<(S, Req)>,
     /// Calls of the inner service so far.
-    attempts: u32,
-    started: Option<Instant>,
-    deadline: Option<Instant>,
+    pub(crate) attempts: u32,
+    /// When the first attempt has to be over. Taken by the timer, once there is something to wait for.
+    pub(crate) unarmed: Option<Instant>,
+    pub(crate) started: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
     /// Made by the first failure: a call that succeeds at once does not pay for it.
-    trouble: Option<Box<Trouble>>,
+    pub(crate) trouble: Option<Box<Trouble>>,
 }
 
 /// What is remembered from one attempt to the next.
-struct Trouble {
+pub(crate) struct Trouble {
     since: Instant,
-    delays: Delays,
+    waits: Waits,
     error: Option<BoxError>,
     withdrawal: Option<Withdrawal>,
 }
 
-/// What follows an outcome.
+/// What follows an outcome that is no success.
 pub(crate) enum Next<Res> {
     Answer(Result<Res, BoxError>),
     WaitUntil(Instant),
 }
 
-impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
-    /// A call whose first attempt is being made.
-    pub(crate) fn new(
-        policy: Arc<Policy<C, K, M, D>>,
-        repeat: Option<(S, Req)>,
-        started: Option<Instant>,
-        deadline: Option<Instant>,
-    ) -> Self {
-        Self {
-            policy,
-            repeat,
-            attempts: 1,
-            started,
-            deadline,
-            trouble: None,
-        }
+impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
+    #[inline]
+    pub(crate) fn budget(&self) -> Option<&Budget> {
+        self.budget.as_ref().or(self.settings.budget.as_ref())
     }
 
-    pub(crate) fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
-    /// Judges the outcome of an attempt, and plans the next one where there is to be one.
-    pub(crate) fn settle<Res>(&mut self, outcome: Result<Res, BoxError>) -> Next<Res>
-    where
-        C: Classify<Res>,
-    {
-        let asked = match self.policy.classify.classify(outcome.as_ref()) {
-            Class::Success => {
-                if let Some(budget) = &self.policy.settings.budget {
-                    budget.deposit();
-                }
-                return Next::Answer(outcome);
-            }
+    /// Plans the next attempt after an outcome that is no success, where there is to be one.
+    #[cold]
+    pub(crate) fn failed<Res>(
+        &mut self,
+        class: Class,
+        outcome: Result<Res, BoxError>,
+    ) -> Next<Res> {
+        let asked = match class {
+            Class::Success => return Next::Answer(outcome),
             Class::Permanent => return self.give_up(Stopped::Permanent, outcome),
             Class::Transient => Duration::ZERO,
             Class::Throttled(wait) => wait,
@@ -97,13 +84,13 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
     /// How long to wait, and until when, or why there is no next attempt.
     fn plan(&mut self, asked: Duration) -> Result<(Duration, Instant), Stopped> {
         let now = Instant::now();
-        let Some(own) = self.trouble(now).delays.next() else {
+        let Some(own) = self.trouble(now).waits.next() else {
             return Err(Stopped::Exhausted);
         };
         if self.repeat.is_none() {
             return Err(Stopped::Unrepeatable);
         }
-        if asked > self.policy.settings.backoff.longest() {
+        if asked > self.settings.backoff.longest() {
             return Err(Stopped::Throttled(asked));
         }
         let wait = own.max(asked);
@@ -112,7 +99,7 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
             return Err(Stopped::Deadline);
         }
         // Last, so that no retry is taken that something else forbids.
-        if let Some(budget) = &self.policy.settings.budget {
+        if let Some(budget) = self.budget() {
             let withdrawal = budget.withdraw().ok_or(Stopped::Budget)?;
             self.trouble(now).withdrawal = Some(withdrawal);
         }
@@ -159,8 +146,7 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
         if self.deadline_passed() {
             return None;
         }
-        self.policy
-            .settings
+        self.settings
             .attempt_timeout
             .map(|limit| Interrupted::AttemptTimeout(limit).into())
     }
@@ -170,7 +156,7 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
         if self.deadline_passed() {
             return self.cut(Stopped::Deadline, Interrupted::Deadline);
         }
-        let limit = self.policy.settings.ready_within;
+        let limit = self.settings.ready_within;
         self.cut(Stopped::NotReady, Interrupted::NotReady(limit))
     }
 
@@ -181,7 +167,7 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
 
     pub(crate) fn ready_end(&self) -> Option<Instant> {
         nearer(
-            Instant::now().checked_add(self.policy.settings.ready_within),
+            Instant::now().checked_add(self.settings.ready_within),
             self.deadline,
         )
     }
@@ -204,13 +190,13 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
         M: Stamp<Req>,
     {
         let (mut service, mut request) = self.repeat.take().expect(PLANNED);
-        let policy = &*self.policy;
+        let policy = &self.policy;
         self.attempts += 1;
-        let copy = match self.attempts < policy.settings.backoff.max_attempts() {
+        let copy = match self.attempts < self.settings.backoff.max_attempts() {
             true => policy.clone.clone_request(&request),
             false => None,
         };
-        let end = policy.attempt_end(self.deadline);
+        let end = self.settings.attempt_end(self.deadline);
         policy
             .stamp
             .stamp(&mut request, Attempt::new(self.attempts, end));
@@ -227,12 +213,10 @@ impl<S, Req, C, K, M, D> Call<S, Req, C, K, M, D> {
     }
 
     fn trouble(&mut self, now: Instant) -> &mut Trouble {
-        let policy = &self.policy;
         self.trouble.get_or_insert_with(|| {
-            let session = policy.settings.sessions.fetch_add(1, Relaxed);
             Box::new(Trouble {
                 since: now,
-                delays: policy.settings.backoff.session(session),
+                waits: Waits::new(&self.settings, self.policy.waits.as_ref()),
                 error: None,
                 withdrawal: None,
             })

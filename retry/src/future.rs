@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
 use crate::{
-    BoxError, Classify, CloneRequest, Interrupted, Stamp, Stopped,
+    BoxError, Class, Classify, CloneRequest, Interrupted, Stamp, Stopped,
     call::{Call, Next},
 };
 
@@ -22,22 +22,22 @@ pin_project! {
     /// Dropped at any point it drops what it was doing, and a retry that was planned and not made
     /// goes back into the budget.
     #[must_use = "futures do nothing unless polled"]
-    pub struct ResponseFuture<S, Req, C, K, M, D>
+    pub struct ResponseFuture<S, Req, C, K, M>
     where
         S: Service<Req>,
     {
         #[pin]
-        state: State<S::Future>,
+        pub(crate) state: State<S::Future>,
         // The one clock of the call: the end of the attempt, of the wait, or of the readying.
         #[pin]
-        timer: Option<Sleep>,
-        call: Call<S, Req, C, K, M, D>,
+        pub(crate) timer: Option<Sleep>,
+        pub(crate) call: Call<S, Req, C, K, M>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<F> {
+    pub(crate) enum State<F> {
         Attempting { #[pin] attempt: F },
         Waiting,
         Readying,
@@ -45,24 +45,7 @@ pin_project! {
     }
 }
 
-impl<S, Req, C, K, M, D> ResponseFuture<S, Req, C, K, M, D>
-where
-    S: Service<Req>,
-{
-    pub(crate) fn new(
-        attempt: S::Future,
-        attempt_end: Option<Instant>,
-        call: Call<S, Req, C, K, M, D>,
-    ) -> Self {
-        Self {
-            state: State::Attempting { attempt },
-            timer: attempt_end.map(sleep_until),
-            call,
-        }
-    }
-}
-
-impl<S, Req, C, K, M, D> Future for ResponseFuture<S, Req, C, K, M, D>
+impl<S, Req, C, K, M> Future for ResponseFuture<S, Req, C, K, M>
 where
     S: Service<Req>,
     S::Error: Into<BoxError>,
@@ -72,42 +55,76 @@ where
 {
     type Output = Result<S::Response, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let mut this = self.as_mut().project();
+            // ## Attempting => (Waiting | Done)
+            let outcome = match this.state.as_mut().project() {
+                // The outcome before the clock: an answer that came in time counts.
+                StateProj::Attempting { attempt } => match attempt.poll(cx) {
+                    Poll::Ready(outcome) => outcome.map_err(Into::into),
+                    Poll::Pending => Err(ready!(self.as_mut().poll_attempt_end(cx))?),
+                },
+                _ => {
+                    ready!(self.as_mut().poll_next_attempt(cx))?;
+                    continue;
+                }
+            };
+            let mut this = self.as_mut().project();
+            let class = this.call.policy.classify.classify(outcome.as_ref());
+            if let Class::Success = class {
+                if let Some(budget) = this.call.budget() {
+                    budget.deposit();
+                }
+                this.state.set(State::Done);
+                return Poll::Ready(outcome);
+            }
+            match this.call.failed(class, outcome) {
+                Next::Answer(answer) => {
+                    this.state.set(State::Done);
+                    return Poll::Ready(answer);
+                }
+                Next::WaitUntil(end) => {
+                    this.state.set(State::Waiting);
+                    arm(this.timer.as_mut(), Some(end));
+                }
+            }
+        }
+    }
+}
+
+impl<S, Req, C, K, M> ResponseFuture<S, Req, C, K, M>
+where
+    S: Service<Req>,
+    S::Error: Into<BoxError>,
+    K: CloneRequest<Req>,
+    M: Stamp<Req>,
+{
+    /// Waits for the end of the attempt's time: the attempt's error, or that of the call.
+    fn poll_attempt_end(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<BoxError, BoxError>> {
+        let mut this = self.project();
+        if let Some(end) = this.call.unarmed.take() {
+            arm(this.timer.as_mut(), Some(end));
+        }
+        let Some(timer) = this.timer.as_mut().as_pin_mut() else {
+            return Poll::Pending;
+        };
+        ready!(timer.poll(cx));
+        Poll::Ready(this.call.attempt_timed_out().ok_or_else(|| {
+            this.state.set(State::Done);
+            this.call.cut(Stopped::Deadline, Interrupted::Deadline)
+        }))
+    }
+
+    /// Waits, readies the service, and makes the next attempt.
+    fn poll_next_attempt(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                // ## Attempting => (Waiting | Done)
-                StateProj::Attempting { attempt } => {
-                    // The outcome before the clock: an answer that came in time counts.
-                    let outcome = match attempt.poll(cx) {
-                        Poll::Ready(outcome) => outcome.map_err(Into::into),
-                        Poll::Pending => {
-                            let Some(timer) = this.timer.as_mut().as_pin_mut() else {
-                                return Poll::Pending;
-                            };
-                            ready!(timer.poll(cx));
-                            match this.call.attempt_timed_out() {
-                                Some(timed_out) => Err(timed_out),
-                                None => {
-                                    let error =
-                                        this.call.cut(Stopped::Deadline, Interrupted::Deadline);
-                                    this.state.set(State::Done);
-                                    return Poll::Ready(Err(error));
-                                }
-                            }
-                        }
-                    };
-                    match this.call.settle(outcome) {
-                        Next::Answer(answer) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(answer);
-                        }
-                        Next::WaitUntil(end) => {
-                            this.state.set(State::Waiting);
-                            arm(this.timer.as_mut(), Some(end));
-                        }
-                    }
-                }
                 // ## Waiting => Readying
                 StateProj::Waiting => {
                     if let Some(timer) = this.timer.as_mut().as_pin_mut() {
@@ -127,7 +144,7 @@ where
                             let (attempt, end) = this.call.next_attempt();
                             this.state.set(State::Attempting { attempt });
                             arm(this.timer.as_mut(), end);
-                            continue;
+                            return Poll::Ready(Ok(()));
                         }
                         Poll::Ready(Err(error)) => this.call.stop(Stopped::NotReady, error),
                         Poll::Pending => {
@@ -141,6 +158,7 @@ where
                     this.state.set(State::Done);
                     return Poll::Ready(Err(error));
                 }
+                StateProj::Attempting { .. } => return Poll::Ready(Ok(())),
                 StateProj::Done => panic!("polled after it was done"),
             }
         }
@@ -156,7 +174,7 @@ fn arm(mut timer: Pin<&mut Option<Sleep>>, end: Option<Instant>) {
     }
 }
 
-impl<S, Req, C, K, M, D> fmt::Debug for ResponseFuture<S, Req, C, K, M, D>
+impl<S, Req, C, K, M> fmt::Debug for ResponseFuture<S, Req, C, K, M>
 where
     S: Service<Req>,
 {
@@ -169,7 +187,7 @@ where
         };
         f.debug_struct("ResponseFuture")
             .field("state", &state)
-            .field("attempts", &self.call.attempts())
+            .field("attempts", &self.call.attempts)
             .finish_non_exhaustive()
     }
 }

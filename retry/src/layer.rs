@@ -23,99 +23,113 @@ use crate::{
 /// Any error is transient and any response a success ([`AnyError`]); requests are `Clone`
 /// ([`ByClone`]); no budget, no deadline and no attempt timeout; the inner service has 10 seconds to
 /// become ready for a further attempt.
+///
+/// # Clone
+///
+/// Classifier and stamp, and what copies requests, are cloned for each call: state in them that is to be one goes behind
+/// an [`Arc`].
+#[derive(Clone)]
 #[must_use = "a layer does nothing until a service is put into it"]
-pub struct RetryLayer<C = AnyError, K = ByClone, M = (), D = ()> {
-    policy: Policy<C, K, M, D>,
+pub struct RetryLayer<C = AnyError, K = ByClone, M = (), D = (), B = ()> {
+    settings: Settings,
+    policy: Policy<C, K, M>,
+    deadline_of: D,
+    budget_by: B,
 }
 
 impl RetryLayer {
     /// Retries by `backoff`.
     pub fn new(backoff: Backoff) -> Self {
         Self {
-            policy: Policy {
-                settings: Settings {
-                    backoff,
-                    budget: None,
-                    deadline: None,
-                    attempt_timeout: None,
-                    ready_within: Duration::from_secs(10),
-                    sessions: Arc::new(AtomicU64::new(0)),
-                },
-                classify: Arc::new(AnyError),
-                clone: Arc::new(ByClone),
-                stamp: Arc::new(()),
-                deadline_of: Arc::new(()),
+            settings: Settings {
+                backoff,
+                budget: None,
+                deadline: None,
+                attempt_timeout: None,
+                ready_within: Duration::from_secs(10),
+                sessions: backoff.is_seeded().then(|| Arc::new(AtomicU64::new(0))),
             },
+            policy: Policy {
+                classify: AnyError,
+                clone: ByClone,
+                stamp: (),
+                waits: None,
+            },
+            deadline_of: (),
+            budget_by: (),
         }
     }
 }
 
-impl<C, K, M, D> RetryLayer<C, K, M, D> {
+impl<C, K, M, D, B> RetryLayer<C, K, M, D, B> {
     /// Decides by `classify` which outcomes are worth another attempt: a
     /// [`Classify`](crate::Classify), such as a closure
     /// `|outcome: Result<&Res, &BoxError>| Class`.
     ///
     /// A response that is not a success and is not retried any more is returned as it is: only an
     /// error becomes a [`RetryError`](crate::RetryError).
-    pub fn classify<C2>(self, classify: C2) -> RetryLayer<C2, K, M, D> {
+    pub fn classify<C2>(self, classify: C2) -> RetryLayer<C2, K, M, D, B> {
         let Policy {
-            settings,
             clone,
             stamp,
-            deadline_of,
+            waits,
             ..
         } = self.policy;
         RetryLayer {
+            settings: self.settings,
             policy: Policy {
-                settings,
-                classify: Arc::new(classify),
+                classify,
                 clone,
                 stamp,
-                deadline_of,
+                waits,
             },
+            deadline_of: self.deadline_of,
+            budget_by: self.budget_by,
         }
     }
 
     /// Copies requests by `clone`: a [`CloneRequest`](crate::CloneRequest), such as a closure
     /// `|request: &Req| Option<Req>`. For requests that are not `Clone`, or that must not be sent
     /// twice: what gives `None` is sent once.
-    pub fn clone_with<K2>(self, clone: K2) -> RetryLayer<C, K2, M, D> {
+    pub fn clone_with<K2>(self, clone: K2) -> RetryLayer<C, K2, M, D, B> {
         let Policy {
-            settings,
             classify,
             stamp,
-            deadline_of,
+            waits,
             ..
         } = self.policy;
         RetryLayer {
+            settings: self.settings,
             policy: Policy {
-                settings,
                 classify,
-                clone: Arc::new(clone),
+                clone,
                 stamp,
-                deadline_of,
+                waits,
             },
+            deadline_of: self.deadline_of,
+            budget_by: self.budget_by,
         }
     }
 
     /// Marks each request with its [`Attempt`](crate::Attempt) before it is sent: a
     /// [`Stamp`](crate::Stamp), such as a closure `|request: &mut Req, attempt: Attempt|`.
-    pub fn stamp<M2>(self, stamp: M2) -> RetryLayer<C, K, M2, D> {
+    pub fn stamp<M2>(self, stamp: M2) -> RetryLayer<C, K, M2, D, B> {
         let Policy {
-            settings,
             classify,
             clone,
-            deadline_of,
+            waits,
             ..
         } = self.policy;
         RetryLayer {
+            settings: self.settings,
             policy: Policy {
-                settings,
                 classify,
                 clone,
-                stamp: Arc::new(stamp),
-                deadline_of,
+                stamp,
+                waits,
             },
+            deadline_of: self.deadline_of,
+            budget_by: self.budget_by,
         }
     }
 
@@ -125,29 +139,57 @@ impl<C, K, M, D> RetryLayer<C, K, M, D> {
     ///
     /// With one that has already passed the first attempt still begins, and ends as soon as it has to
     /// wait for anything.
-    pub fn deadline_of<D2>(self, deadline_of: D2) -> RetryLayer<C, K, M, D2> {
-        let Policy {
-            settings,
-            classify,
-            clone,
-            stamp,
-            ..
-        } = self.policy;
+    pub fn deadline_of<D2>(self, deadline_of: D2) -> RetryLayer<C, K, M, D2, B> {
         RetryLayer {
-            policy: Policy {
-                settings,
-                classify,
-                clone,
-                stamp,
-                deadline_of: Arc::new(deadline_of),
-            },
+            settings: self.settings,
+            policy: self.policy,
+            deadline_of,
+            budget_by: self.budget_by,
         }
     }
 
     /// Allows retries only as far as `budget` goes. Keep a clone to look at it, or to give other
     /// layers that call the same service.
     pub fn budget(mut self, budget: Budget) -> Self {
-        self.policy.settings.budget = Some(budget);
+        self.settings.budget = Some(budget);
+        self
+    }
+
+    /// Takes the retries of each request out of a budget of its own: a
+    /// [`PickBudget`](crate::PickBudget), such as a closure `|request: &Req| Option<Budget>` that finds
+    /// it in [`Budgets`](crate::Budgets) by a key. Where it gives `None`, the budget of all requests
+    /// counts, if there is one.
+    pub fn budget_by<B2>(self, budget_by: B2) -> RetryLayer<C, K, M, D, B2> {
+        RetryLayer {
+            settings: self.settings,
+            policy: self.policy,
+            deadline_of: self.deadline_of,
+            budget_by,
+        }
+    }
+
+    /// Takes the waits from an iterator, made anew for each call that comes to retry; where it ends, the
+    /// call ends as [`Exhausted`](crate::Stopped::Exhausted).
+    ///
+    /// The backoff still says how many attempts there are at most and how long a wait may be. Its
+    /// formula and its jitter are not used.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use seawall_retry::{Backoff, RetryLayer};
+    ///
+    /// let layer = RetryLayer::new(Backoff::constant(Duration::from_secs(60)).attempts(10))
+    ///     .waits(|| [1, 5, 30].map(Duration::from_secs));
+    /// # let _ = layer.layer(());
+    /// # use tower::Layer;
+    /// ```
+    pub fn waits<F, I>(mut self, make: F) -> Self
+    where
+        F: Fn() -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = Duration>,
+        I::IntoIter: Send + Sync + 'static,
+    {
+        self.policy.waits = Some(Arc::new(move || Box::new(make().into_iter())));
         self
     }
 
@@ -172,7 +214,7 @@ impl<C, K, M, D> RetryLayer<C, K, M, D> {
                 "a deadline of zero leaves no time for the first attempt",
             ));
         }
-        self.policy.settings.deadline = Some(deadline);
+        self.settings.deadline = Some(deadline);
         Ok(self)
     }
 
@@ -197,38 +239,45 @@ impl<C, K, M, D> RetryLayer<C, K, M, D> {
                 "an attempt timeout of zero leaves no time for an attempt",
             ));
         }
-        self.policy.settings.attempt_timeout = Some(limit);
+        self.settings.attempt_timeout = Some(limit);
         Ok(self)
     }
 
     /// How long the inner service may take to become ready for a further attempt. Zero means that it
     /// has to be ready at once.
     pub fn ready_within(mut self, limit: Duration) -> Self {
-        self.policy.settings.ready_within = limit;
+        self.settings.ready_within = limit;
         self
     }
 }
 
-impl<C, K, M, D> Clone for RetryLayer<C, K, M, D> {
-    fn clone(&self) -> Self {
-        Self {
-            policy: self.policy.clone(),
-        }
-    }
-}
-
-impl<C, K, M, D> fmt::Debug for RetryLayer<C, K, M, D> {
+impl<C, K, M, D, B> fmt::Debug for RetryLayer<C, K, M, D, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryLayer")
-            .field("policy", &self.policy)
-            .finish()
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
-impl<S, C, K, M, D> Layer<S> for RetryLayer<C, K, M, D> {
-    type Service = Retry<S, C, K, M, D>;
+impl<S, C, K, M, D, B> Layer<S> for RetryLayer<C, K, M, D, B>
+where
+    Self: Clone,
+{
+    type Service = Retry<S, C, K, M, D, B>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Retry::new(inner, self.policy.clone())
+        let Self {
+            settings,
+            policy,
+            deadline_of,
+            budget_by,
+        } = self.clone();
+        Retry {
+            inner,
+            settings: Arc::new(settings),
+            policy,
+            deadline_of,
+            budget_by,
+        }
     }
 }

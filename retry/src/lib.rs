@@ -80,6 +80,7 @@ mod call;
 mod classify;
 mod error;
 mod future;
+mod held;
 #[cfg(feature = "http")]
 mod http_status;
 mod layer;
@@ -87,16 +88,17 @@ mod policy;
 mod request;
 mod service;
 mod telemetry;
+mod waits;
 
 pub use backoff::{Backoff, Delays, Jitter};
-pub use budget::{Budget, Withdrawal};
+pub use budget::{Budget, Budgets, Withdrawal};
 pub use classify::{AnyError, Class, Classify};
 pub use error::{ConfigError, Interrupted, RetryError, Stopped};
 pub use future::ResponseFuture;
 #[cfg(feature = "http")]
 pub use http_status::{HttpStatus, IdempotentMethods, SystemClock, WallClock, error_response};
 pub use layer::RetryLayer;
-pub use request::{Attempt, ByClone, CloneRequest, RequestDeadline, Stamp};
+pub use request::{Attempt, ByClone, CloneRequest, PickBudget, RequestDeadline, Stamp};
 pub use service::Retry;
 
 /// The error of a layered service: any error, boxed.

@@ -1,16 +1,15 @@
-//! The settings that a layer shares with every service and call that comes from it.
+//! The settings that every service of a layer and every call has.
 
 use std::{
-    fmt,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use crate::{Backoff, Budget};
+use crate::{Backoff, Budget, waits::MakeWaits};
 
-/// What holds for any request and any service.
+/// What holds for any request and any service, and is plain data.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) backoff: Backoff,
@@ -18,25 +17,27 @@ pub(crate) struct Settings {
     pub(crate) deadline: Option<Duration>,
     pub(crate) attempt_timeout: Option<Duration>,
     pub(crate) ready_within: Duration,
-    /// Numbers the calls that come to retry: a seeded backoff gives each its own delays.
-    pub(crate) sessions: Arc<AtomicU64>,
+    /// Numbers the calls that come to retry, where a seeded backoff gives each its own delays.
+    pub(crate) sessions: Option<Arc<AtomicU64>>,
 }
 
-/// The settings, with the parts of the user's choosing behind `Arc`s: so the layer can be cloned
-/// without asking that they can, and state inside them stays one.
-pub(crate) struct Policy<C, K, M, D> {
-    pub(crate) settings: Settings,
-    pub(crate) classify: Arc<C>,
-    pub(crate) clone: Arc<K>,
-    pub(crate) stamp: Arc<M>,
-    pub(crate) deadline_of: Arc<D>,
+/// What the user brought, and each call takes along. It is cloned by value: most of it has no size, and
+/// counting the owners of something shared would cost more than all the rest of a call that succeeds.
+#[derive(Clone)]
+pub(crate) struct Policy<C, K, M> {
+    pub(crate) classify: C,
+    pub(crate) clone: K,
+    pub(crate) stamp: M,
+    /// Instead of the backoff's own waits.
+    pub(crate) waits: Option<MakeWaits>,
 }
 
-impl<C, K, M, D> Policy<C, K, M, D> {
+impl Settings {
     /// When an attempt that starts now has to be over, if ever: the nearer of the two limits. Reads the
     /// clock only for a timeout of its own.
+    #[inline]
     pub(crate) fn attempt_end(&self, deadline: Option<Instant>) -> Option<Instant> {
-        match self.settings.attempt_timeout {
+        match self.attempt_timeout {
             Some(limit) => nearer(Instant::now().checked_add(limit), deadline),
             None => deadline,
         }
@@ -44,27 +45,10 @@ impl<C, K, M, D> Policy<C, K, M, D> {
 }
 
 /// The earlier of two limits, either of which may be missing.
+#[inline]
 pub(crate) fn nearer(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, other) => one.or(other),
-    }
-}
-
-impl<C, K, M, D> Clone for Policy<C, K, M, D> {
-    fn clone(&self) -> Self {
-        Self {
-            settings: self.settings.clone(),
-            classify: Arc::clone(&self.classify),
-            clone: Arc::clone(&self.clone),
-            stamp: Arc::clone(&self.stamp),
-            deadline_of: Arc::clone(&self.deadline_of),
-        }
-    }
-}
-
-impl<C, K, M, D> fmt::Debug for Policy<C, K, M, D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.settings.fmt(f)
     }
 }

@@ -1,6 +1,8 @@
-//! What the layer does with a request: repeat it, mark it, read its deadline.
+//! What the layer does with a request: repeat it, mark it, read its deadline, find its budget.
 
 use tokio::time::Instant;
+
+use crate::Budget;
 
 /// Makes the copy of a request that a further attempt would send. Any
 /// `Fn(&Req) -> Option<Req>` can.
@@ -84,6 +86,28 @@ where
     F: Fn(&Req) -> Option<Instant>,
 {
     fn deadline(&self, request: &Req) -> Option<Instant> {
+        self(request)
+    }
+}
+
+/// Chooses the budget that the retries of a request come out of. Any `Fn(&Req) -> Option<Budget>` can,
+/// and where it gives `None`, or for `()`, the budget of the layer counts, if it has one.
+pub trait PickBudget<Req> {
+    /// The budget of this request's call.
+    fn pick(&self, request: &Req) -> Option<Budget>;
+}
+
+impl<Req> PickBudget<Req> for () {
+    fn pick(&self, _: &Req) -> Option<Budget> {
+        None
+    }
+}
+
+impl<Req, F> PickBudget<Req> for F
+where
+    F: Fn(&Req) -> Option<Budget>,
+{
+    fn pick(&self, request: &Req) -> Option<Budget> {
         self(request)
     }
 }

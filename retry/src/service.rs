@@ -10,9 +10,11 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::{
-    Attempt, BoxError, Classify, CloneRequest, RequestDeadline, ResponseFuture, Stamp,
+    Attempt, BoxError, Classify, CloneRequest, PickBudget, RequestDeadline, ResponseFuture, Stamp,
     call::Call,
-    policy::{Policy, nearer},
+    future::State,
+    held::Held,
+    policy::{Policy, Settings, nearer},
 };
 
 /// A service whose calls are repeated: see [`RetryLayer`](crate::RetryLayer).
@@ -22,73 +24,65 @@ use crate::{
 ///
 /// # Clone
 ///
-/// Clones share the budget and the settings.
-pub struct Retry<S, C, K, M, D> {
-    inner: S,
-    policy: Arc<Policy<C, K, M, D>>,
+/// Clones share the budget and have the same settings.
+#[derive(Clone)]
+pub struct Retry<S, C, K, M, D, B> {
+    pub(crate) inner: S,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) policy: Policy<C, K, M>,
+    pub(crate) deadline_of: D,
+    pub(crate) budget_by: B,
 }
 
-impl<S, C, K, M, D> Retry<S, C, K, M, D> {
-    pub(crate) fn new(inner: S, policy: Policy<C, K, M, D>) -> Self {
-        Self {
-            inner,
-            policy: Arc::new(policy),
-        }
-    }
-
+impl<S, C, K, M, D, B> Retry<S, C, K, M, D, B> {
     /// The service that is called.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 }
 
-impl<S: Clone, C, K, M, D> Clone for Retry<S, C, K, M, D> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            policy: Arc::clone(&self.policy),
-        }
-    }
-}
-
-impl<S: fmt::Debug, C, K, M, D> fmt::Debug for Retry<S, C, K, M, D> {
+impl<S: fmt::Debug, C, K, M, D, B> fmt::Debug for Retry<S, C, K, M, D, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retry")
             .field("inner", &self.inner)
-            .field("policy", &self.policy)
-            .finish()
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
-impl<S, Req, C, K, M, D> Service<Req> for Retry<S, C, K, M, D>
+impl<S, Req, C, K, M, D, B> Service<Req> for Retry<S, C, K, M, D, B>
 where
     S: Service<Req> + Clone,
     S::Error: Into<BoxError>,
-    C: Classify<S::Response>,
-    K: CloneRequest<Req>,
-    M: Stamp<Req>,
+    C: Classify<S::Response> + Clone,
+    K: CloneRequest<Req> + Clone,
+    M: Stamp<Req> + Clone,
     D: RequestDeadline<Req>,
+    B: PickBudget<Req>,
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = ResponseFuture<S, Req, C, K, M, D>;
+    type Future = ResponseFuture<S, Req, C, K, M>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let policy = &*self.policy;
-        let settings = &policy.settings;
+        let settings = Held::new(&self.settings);
         // Without a limit of our own there is no need to know when the call began.
         let timed = settings.deadline.is_some() || settings.attempt_timeout.is_some();
         let started = timed.then(Instant::now);
         let limit = started
             .zip(settings.deadline)
             .and_then(|(now, limit)| now.checked_add(limit));
-        let deadline = nearer(policy.deadline_of.deadline(&request), limit);
-        let attempt_end = policy.attempt_end(deadline);
+        let deadline = nearer(self.deadline_of.deadline(&request), limit);
+        let attempt_end = settings.attempt_end(deadline);
+        let budget = self.budget_by.pick(&request);
 
+        let policy = self.policy.clone();
         let repeat = match settings.backoff.max_attempts() {
             1 => None,
             _ => policy
@@ -99,8 +93,22 @@ where
         policy
             .stamp
             .stamp(&mut request, Attempt::new(1, attempt_end));
-        let attempt = self.inner.call(request);
-        let call = Call::new(Arc::clone(&self.policy), repeat, started, deadline);
-        ResponseFuture::new(attempt, attempt_end, call)
+        ResponseFuture {
+            state: State::Attempting {
+                attempt: self.inner.call(request),
+            },
+            timer: None,
+            call: Call {
+                settings,
+                policy,
+                budget,
+                repeat,
+                attempts: 1,
+                unarmed: attempt_end,
+                started,
+                deadline,
+                trouble: None,
+            },
+        }
     }
 }

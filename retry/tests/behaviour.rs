@@ -395,7 +395,10 @@ async fn limits_without_end_are_no_limits() {
 
 // What a server asks for.
 
-fn throttled(asked: u64, backoff: Backoff) -> RetryLayer<impl Fn(Result<&(), &BoxError>) -> Class> {
+fn throttled(
+    asked: u64,
+    backoff: Backoff,
+) -> RetryLayer<impl Fn(Result<&(), &BoxError>) -> Class + Clone> {
     RetryLayer::new(backoff)
         .classify(move |_: Result<&(), &BoxError>| Class::Throttled(seconds(asked)))
 }

@@ -201,5 +201,5 @@ fn everything_can_be_debugged_without_asking_it_of_the_parts() {
     let layer = layer(2).classify(|_: Result<&(), &BoxError>| seawall_retry::Class::Success);
     let service = layer.clone().layer(());
     assert!(format!("{layer:?} {service:?}").contains("attempts: 2"));
-    let _: &Retry<(), _, _, _, _> = &service;
+    let _: &Retry<(), _, _, _, _, _> = &service;
 }

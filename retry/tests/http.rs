@@ -188,7 +188,7 @@ async fn in_an_axum_router_all_routes_share_one_budget() {
 
 #[tokio::test(start_paused = true)]
 async fn a_final_error_is_a_response_with_the_right_status() {
-    async fn status(layer: RetryLayer<impl Classify<()>>, hangs: bool) -> Response<()> {
+    async fn status(layer: RetryLayer<impl Classify<()> + Clone>, hangs: bool) -> Response<()> {
         let mut service = layer.layer(service_fn(move |()| async move {
             if hangs {
                 std::future::pending().await

@@ -1,5 +1,7 @@
 //! How many retries a service can stand: a share of what succeeds.
 
+mod keyed;
+
 use std::{
     fmt,
     sync::{
@@ -9,6 +11,9 @@ use std::{
 };
 
 use crate::error::{ConfigError, in_code};
+
+pub use keyed::Budgets;
+use keyed::Keyed;
 
 /// One retry, in the units of the balance. A power of two, so that scaling a ratio is exact.
 const RETRY: u64 = 1 << 32;
@@ -45,13 +50,29 @@ const RETRY: u64 = 1 << 32;
 /// ```
 #[derive(Clone)]
 pub struct Budget {
-    shared: Arc<Shared>,
+    account: Account,
 }
 
-struct Shared {
-    balance: AtomicU64,
+#[derive(Clone)]
+enum Account {
+    One(Arc<One>),
+    /// The account of the key with this hash.
+    Keyed(Arc<Keyed>, u64),
+}
+
+/// How much a success pays in, and how much lies in store at most.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
     deposit: u64,
     full: u64,
+}
+
+/// One balance, on a cache line of its own: as long as it is full nothing writes to it, and threads
+/// read it without disturbing each other.
+#[repr(align(128))]
+struct One {
+    terms: Terms,
+    balance: AtomicU64,
 }
 
 impl Budget {
@@ -70,18 +91,7 @@ impl Budget {
     ///
     /// If `ratio` is not above 0 and at most 1, or so small that it would count as nothing.
     pub fn try_ratio(ratio: f64) -> Result<Self, ConfigError> {
-        // Rounding down: a budget never gives more than was asked for. NaN fails both comparisons.
-        let deposit = if ratio > 0.0 && ratio <= 1.0 {
-            (ratio * RETRY as f64) as u64
-        } else {
-            0
-        };
-        if deposit == 0 {
-            return Err(ConfigError::new(
-                "the ratio of a budget must be above 0 and at most 1",
-            ));
-        }
-        Ok(Self::full(deposit, 10 * RETRY))
+        Terms::try_ratio(ratio).map(Self::full)
     }
 
     /// How many retries may be in store: what a full budget gives before the next success. The
@@ -103,54 +113,115 @@ impl Budget {
     ///
     /// If `burst` is zero.
     pub fn try_burst(self, burst: u32) -> Result<Self, ConfigError> {
-        if burst == 0 {
-            return Err(ConfigError::new("the burst of a budget must be at least 1"));
-        }
-        Ok(Self::full(self.shared.deposit, u64::from(burst) * RETRY))
+        self.terms().try_burst(burst).map(Self::full)
     }
 
-    fn full(deposit: u64, full: u64) -> Self {
+    fn full(terms: Terms) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                balance: AtomicU64::new(full),
-                deposit,
-                full,
-            }),
+            account: Account::One(Arc::new(One {
+                terms,
+                balance: AtomicU64::new(terms.full),
+            })),
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        match &self.account {
+            Account::One(one) => one.terms,
+            Account::Keyed(keyed, _) => keyed.terms(),
         }
     }
 
     /// Pays in for one success.
     #[inline]
     pub fn deposit(&self) {
-        self.shared.pay_in(self.shared.deposit);
+        match &self.account {
+            Account::One(one) => one.pay_in(one.terms.deposit),
+            Account::Keyed(keyed, hash) => keyed.deposit(*hash),
+        }
     }
 
     /// Takes out one retry, or `None` where there is none.
     pub fn withdraw(&self) -> Option<Withdrawal> {
-        // One counter, and nothing else is published through it: relaxed order is enough.
-        self.shared
-            .balance
-            .fetch_update(Relaxed, Relaxed, |balance| balance.checked_sub(RETRY))
-            .ok()
-            .map(|_| Withdrawal {
-                from: Some(self.clone()),
-            })
+        let pooled = match &self.account {
+            // One counter, and nothing else is published through it: relaxed order is enough.
+            Account::One(one) => one
+                .balance
+                .fetch_update(Relaxed, Relaxed, |balance| balance.checked_sub(RETRY))
+                .ok()
+                .map(|_| false),
+            Account::Keyed(keyed, hash) => keyed.withdraw(*hash),
+        }?;
+        Some(Withdrawal {
+            from: Some(self.clone()),
+            pooled,
+        })
     }
 
     /// How many retries are in store at this moment, fractions included.
     pub fn balance(&self) -> f64 {
-        self.shared.balance.load(Relaxed) as f64 / RETRY as f64
+        let balance = match &self.account {
+            Account::One(one) => one.balance.load(Relaxed),
+            Account::Keyed(keyed, hash) => keyed.balance(*hash),
+        };
+        balance as f64 / RETRY as f64
     }
 }
 
-impl Shared {
+impl Terms {
+    fn try_ratio(ratio: f64) -> Result<Self, ConfigError> {
+        // Rounding down: a budget never gives more than was asked for. NaN fails both comparisons.
+        let deposit = if ratio > 0.0 && ratio <= 1.0 {
+            (ratio * RETRY as f64) as u64
+        } else {
+            0
+        };
+        if deposit == 0 {
+            return Err(ConfigError::new(
+                "the ratio of a budget must be above 0 and at most 1",
+            ));
+        }
+        Ok(Self {
+            deposit,
+            full: 10 * RETRY,
+        })
+    }
+
+    fn try_burst(self, burst: u32) -> Result<Self, ConfigError> {
+        if burst == 0 {
+            return Err(ConfigError::new("the burst of a budget must be at least 1"));
+        }
+        Ok(Self {
+            full: u64::from(burst) * RETRY,
+            ..self
+        })
+    }
+
+    /// `full` is at most 2^32 * 2^32 - 2^32 and an amount at most 2^32: no overflow.
+    const fn filled(self, balance: u64, amount: u64) -> u64 {
+        let filled = balance + amount;
+        if filled < self.full {
+            filled
+        } else {
+            self.full
+        }
+    }
+}
+
+impl One {
     #[inline]
     fn pay_in(&self, amount: u64) {
-        let mut balance = self.balance.load(Relaxed);
-        // Full, or filled by others meanwhile: nothing to write.
-        while balance < self.full {
-            // `full` is at most 2^32 * 2^32 - 2^32 and an amount at most 2^32: no overflow.
-            let filled = (balance + amount).min(self.full);
+        let balance = self.balance.load(Relaxed);
+        if balance < self.terms.full {
+            self.fill(balance, amount);
+        }
+    }
+
+    #[cold]
+    fn fill(&self, mut balance: u64, amount: u64) {
+        // Filled by others meanwhile: nothing to write.
+        while balance < self.terms.full {
+            let filled = self.terms.filled(balance, amount);
             match self
                 .balance
                 .compare_exchange_weak(balance, filled, Relaxed, Relaxed)
@@ -164,9 +235,10 @@ impl Shared {
 
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let terms = self.terms();
         f.debug_struct("Budget")
-            .field("ratio", &(self.shared.deposit as f64 / RETRY as f64))
-            .field("burst", &(self.shared.full / RETRY))
+            .field("ratio", &(terms.deposit as f64 / RETRY as f64))
+            .field("burst", &(terms.full / RETRY))
             .field("balance", &self.balance())
             .finish()
     }
@@ -178,6 +250,8 @@ impl fmt::Debug for Budget {
 #[must_use = "a withdrawal that is dropped goes back into the budget"]
 pub struct Withdrawal {
     from: Option<Budget>,
+    /// Taken from what keys without an account of their own share.
+    pooled: bool,
 }
 
 impl Withdrawal {
@@ -190,7 +264,10 @@ impl Withdrawal {
 impl Drop for Withdrawal {
     fn drop(&mut self) {
         if let Some(budget) = self.from.take() {
-            budget.shared.pay_in(RETRY);
+            match budget.account {
+                Account::One(one) => one.pay_in(RETRY),
+                Account::Keyed(keyed, hash) => keyed.give_back(hash, self.pooled),
+            }
         }
     }
 }
