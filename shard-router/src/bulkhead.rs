@@ -1,15 +1,12 @@
-//! What keeps one shard's trouble from the others: a lane of its own for each endpoint.
+//! How much each endpoint, and the whole router, may hold.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use crate::access::Position;
-use crate::telemetry::{EndpointMeter, Outcome};
-use crate::{ConfigError, Endpoint, Role, RouteError};
+use crate::ConfigError;
 
 /// The largest concurrency.
 pub(crate) const MOST: usize = Semaphore::MAX_PERMITS;
@@ -21,9 +18,9 @@ pub(crate) const MOST: usize = Semaphore::MAX_PERMITS;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub struct Bulkhead {
-    concurrency: usize,
-    queue: usize,
-    fail_fast: Duration,
+    pub(crate) concurrency: usize,
+    pub(crate) queue: usize,
+    pub(crate) fail_fast: Duration,
 }
 
 impl Bulkhead {
@@ -116,7 +113,7 @@ impl Drop for Admission {
 }
 
 /// Counts one more, unless there are `limit` already.
-fn enter(count: &AtomicUsize, limit: usize) -> bool {
+pub(crate) fn enter(count: &AtomicUsize, limit: usize) -> bool {
     // One addition in the common case, where an exchange would be retried under contention. An
     // addition that goes too far is taken back: it may refuse a neighbour, and never admits one.
     if count.fetch_add(1, Relaxed) < limit {
@@ -124,183 +121,4 @@ fn enter(count: &AtomicUsize, limit: usize) -> bool {
     }
     count.fetch_sub(1, Relaxed);
     false
-}
-
-/// All that belongs to one endpoint: its service, who works, who waits, how far it is.
-pub(crate) struct Lane<S> {
-    endpoint: Endpoint,
-    /// What calls are made on are clones of it. Locked for no longer than it takes to clone.
-    service: Mutex<S>,
-    bulkhead: Bulkhead,
-    places: Arc<Semaphore>,
-    queued: AtomicUsize,
-    /// Requests that were sent here and have not ended, polled or not: what picking goes by.
-    load: AtomicUsize,
-    position: AtomicU64,
-    meter: EndpointMeter,
-}
-
-/// How a request comes in.
-pub(crate) enum Entry {
-    /// At once: this is its place.
-    Enters(OwnedSemaphorePermit),
-    /// It has to wait, and may.
-    Waits,
-    /// It has to wait, and too many do.
-    Full,
-}
-
-impl<S> Lane<S> {
-    pub(crate) fn new(endpoint: Endpoint, service: S, bulkhead: Bulkhead) -> Self {
-        Self {
-            meter: EndpointMeter::new(&endpoint),
-            endpoint,
-            service: Mutex::new(service),
-            bulkhead,
-            places: Arc::new(Semaphore::new(bulkhead.concurrency)),
-            queued: AtomicUsize::new(0),
-            load: AtomicUsize::new(0),
-            position: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
-    /// An instance for one call, to be readied by the task that calls it.
-    pub(crate) fn service(&self) -> S
-    where
-        S: Clone,
-    {
-        self.service
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(crate) fn places(&self) -> &Arc<Semaphore> {
-        &self.places
-    }
-
-    /// How long a request may wait here.
-    pub(crate) fn patience(&self) -> Duration {
-        self.bulkhead.fail_fast
-    }
-
-    /// The semaphore is fair: while someone waits, no newcomer enters.
-    pub(crate) fn enter(&self) -> Entry {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Entry::Enters(place),
-            Err(_) if enter(&self.queued, self.bulkhead.queue) => {
-                self.meter.queued(1.0);
-                Entry::Waits
-            }
-            Err(_) => Entry::Full,
-        }
-    }
-
-    fn leave_queue(&self) {
-        self.queued.fetch_sub(1, Relaxed);
-        self.meter.queued(-1.0);
-    }
-
-    pub(crate) fn load(&self) -> usize {
-        self.load.load(Relaxed)
-    }
-
-    pub(crate) fn in_flight(&self) -> usize {
-        self.bulkhead.concurrency - self.places.available_permits()
-    }
-
-    pub(crate) fn queued(&self) -> usize {
-        self.queued.load(Relaxed)
-    }
-
-    pub(crate) fn position(&self) -> Position {
-        Position(self.position.load(Relaxed))
-    }
-
-    /// As reported, lower or not: a replica that was restored from a backup has gone back.
-    pub(crate) fn report(&self, position: Position) {
-        self.position.store(position.0, Relaxed);
-    }
-}
-
-impl<S> fmt::Debug for Lane<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane")
-            .field("endpoint", &self.endpoint)
-            .field("in_flight", &self.in_flight())
-            .field("queued", &self.queued())
-            .finish_non_exhaustive()
-    }
-}
-
-/// A place in the queue. Dropping it leaves the queue.
-#[derive(Debug)]
-pub(crate) struct Waiting<S>(pub(crate) Arc<Lane<S>>);
-
-impl<S> Drop for Waiting<S> {
-    fn drop(&mut self) {
-        self.0.leave_queue();
-    }
-}
-
-/// A request that was sent to a lane and has not ended. Dropping it ends it.
-#[derive(Debug)]
-pub(crate) struct Ticket<S> {
-    lane: Arc<Lane<S>>,
-    /// What the endpoint is by the snapshot that the request was routed by.
-    role: Role,
-    outcome: Outcome,
-    _admission: Admission,
-}
-
-impl<S> Ticket<S> {
-    pub(crate) fn new(lane: Arc<Lane<S>>, role: Role, admission: Admission) -> Self {
-        lane.load.fetch_add(1, Relaxed);
-        lane.meter.started();
-        Self {
-            lane,
-            role,
-            outcome: Outcome::Dropped,
-            _admission: admission,
-        }
-    }
-
-    /// No place came free, and the queue is full.
-    pub(crate) fn queue_full(&self) -> RouteError {
-        let (shard, role) = (self.lane.endpoint.shard().clone(), self.role);
-        RouteError::QueueFull {
-            shard,
-            role,
-            queue: self.lane.bulkhead.queue,
-        }
-    }
-
-    /// The endpoint did not take the request in time.
-    pub(crate) fn fail_fast(&self, waited: Duration) -> RouteError {
-        let (shard, role) = (self.lane.endpoint.shard().clone(), self.role);
-        RouteError::FailFast {
-            shard,
-            role,
-            waited,
-        }
-    }
-
-    pub(crate) fn lane(&self) -> &Arc<Lane<S>> {
-        &self.lane
-    }
-
-    pub(crate) fn end(mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl<S> Drop for Ticket<S> {
-    fn drop(&mut self) {
-        self.lane.load.fetch_sub(1, Relaxed);
-        self.lane.meter.ended(self.outcome);
-    }
 }

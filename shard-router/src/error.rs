@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Role, ShardId, Slot};
+use crate::{Role, ShardId, Slot, Unplaced};
 
 /// A boxed error, as `tower` uses it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -41,6 +41,22 @@ pub enum RouteError {
         /// How long the request waited.
         waited: Duration,
     },
+    /// The endpoint has failed too often, and is left alone for a while.
+    Ejected {
+        /// The shard the key lies on.
+        shard: ShardId,
+        /// The endpoint of it that would have served the request.
+        role: Role,
+        /// When the next request is let through to it, at the earliest.
+        retry_in: Duration,
+    },
+    /// The placement knows no shard for the request.
+    Unplaced(Unplaced),
+    /// The placement named a shard that the topology in force does not have.
+    UnknownShard {
+        /// Its name.
+        shard: ShardId,
+    },
 }
 
 impl RouteError {
@@ -67,8 +83,11 @@ impl RouteError {
     #[must_use]
     pub fn shard(&self) -> Option<&ShardId> {
         match self {
-            Self::Overloaded { .. } => None,
-            Self::QueueFull { shard, .. } | Self::FailFast { shard, .. } => Some(shard),
+            Self::Overloaded { .. } | Self::Unplaced(_) => None,
+            Self::QueueFull { shard, .. }
+            | Self::FailFast { shard, .. }
+            | Self::Ejected { shard, .. }
+            | Self::UnknownShard { shard } => Some(shard),
         }
     }
 }
@@ -92,11 +111,38 @@ impl fmt::Display for RouteError {
                     "shard {shard} ({role}): took no request within {waited:?}"
                 )
             }
+            Self::Ejected {
+                shard,
+                role,
+                retry_in,
+            } => {
+                write!(
+                    f,
+                    "shard {shard} ({role}): ejected, to be tried again in {retry_in:?}"
+                )
+            }
+            Self::Unplaced(why) => why.fmt(f),
+            Self::UnknownShard { shard } => {
+                write!(f, "placed on shard {shard:?}, which there is not")
+            }
         }
     }
 }
 
-impl Error for RouteError {}
+impl Error for RouteError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Unplaced(why) => Some(why),
+            _ => None,
+        }
+    }
+}
+
+impl From<Unplaced> for RouteError {
+    fn from(why: Unplaced) -> Self {
+        Self::Unplaced(why)
+    }
+}
 
 /// What is wrong with a topology, a plan or a setting.
 #[derive(Clone, PartialEq, Debug)]
@@ -230,6 +276,85 @@ pub enum ConfigError {
     },
     /// A cap of zero.
     Cap,
+    /// An ejection after no failure at all.
+    Failures,
+    /// A share of endpoints that may be ejected, outside of what is above 0 and at most 1.
+    EjectedShare {
+        /// What was given.
+        given: f64,
+    },
+    /// A written topology of a form that this version does not know.
+    Version {
+        /// The version it says it has.
+        given: u32,
+        /// The newest that can be read.
+        newest: u32,
+    },
+    /// A table whose size is no prime, or not above the number of its members.
+    TableSize {
+        /// The size.
+        size: usize,
+    },
+    /// Bounds of the sizes of a ring that no ring can meet.
+    RingSize {
+        /// The smallest that was asked for.
+        smallest: u64,
+        /// The largest.
+        largest: u64,
+    },
+    /// Members of which so many are needed: more than the placement can hold.
+    TooManyMembers {
+        /// How many were given.
+        given: usize,
+    },
+    /// A range of keys that ends before it begins, or holds none.
+    KeyRange {
+        /// Where it begins.
+        from: Vec<u8>,
+        /// Where it ends: it does not hold this key.
+        to: Vec<u8>,
+    },
+    /// Keys that no range holds.
+    KeyGap {
+        /// The first such key.
+        from: Vec<u8>,
+        /// The first key after it that is held again; none when there is none.
+        to: Option<Vec<u8>>,
+    },
+    /// Keys that two ranges hold.
+    KeyOverlap {
+        /// The first such key.
+        from: Vec<u8>,
+        /// Whose range begins first.
+        owner: ShardId,
+        /// Whose range holds them too.
+        other: ShardId,
+    },
+    /// A region that is listed twice.
+    DuplicateRegion {
+        /// The region.
+        region: String,
+    },
+    /// A region without a shard.
+    EmptyRegion {
+        /// The region.
+        region: String,
+    },
+    /// A key that is pinned to two shards.
+    DuplicatePin {
+        /// Where the second pin stands in the list, from 0.
+        position: usize,
+        /// Where the first one leads.
+        owner: ShardId,
+        /// Where the second one leads.
+        other: ShardId,
+    },
+    /// A share of the traffic that is not above 0 and below 1, or so small that watching it would
+    /// take more memory than allowed.
+    HotShare {
+        /// What was given.
+        given: f64,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -316,8 +441,81 @@ impl fmt::Display for ConfigError {
                 )
             }
             Self::Cap => f.write_str("a cap of zero would refuse every request"),
+            Self::Failures => f.write_str("an ejection takes one failure at least"),
+            Self::EjectedShare { given } => {
+                write!(f, "a share must be above 0 and at most 1, not {given}")
+            }
+            Self::Version { given, newest } => {
+                write!(
+                    f,
+                    "written in version {given}, and {newest} is the newest known"
+                )
+            }
+            Self::TableSize { size } => {
+                write!(
+                    f,
+                    "a table of {size} entries: it must be a prime above the number of members"
+                )
+            }
+            Self::RingSize { smallest, largest } => {
+                write!(f, "no ring has between {smallest} and {largest} points")
+            }
+            Self::TooManyMembers { given } => write!(f, "{given} members are too many"),
+            Self::KeyRange { from, to } => {
+                write!(
+                    f,
+                    "the range of keys from {} to {} is empty",
+                    Bytes(from),
+                    Bytes(to)
+                )
+            }
+            Self::KeyGap { from, to: Some(to) } => {
+                write!(
+                    f,
+                    "no range holds the keys from {} to {}",
+                    Bytes(from),
+                    Bytes(to)
+                )
+            }
+            Self::KeyGap { from, to: None } => {
+                write!(f, "no range holds the keys from {} on", Bytes(from))
+            }
+            Self::KeyOverlap { from, owner, other } => {
+                write!(
+                    f,
+                    "keys from {} on were given to shard {other:?} and are {owner:?}'s already",
+                    Bytes(from)
+                )
+            }
+            Self::DuplicateRegion { region } => write!(f, "there are two regions {region:?}"),
+            Self::EmptyRegion { region } => write!(f, "region {region:?} has no shard"),
+            Self::DuplicatePin {
+                position,
+                owner,
+                other,
+            } => {
+                write!(
+                    f,
+                    "the pin at position {position} leads to shard {other:?}, and its key is {owner:?}'s already"
+                )
+            }
+            Self::HotShare { given } => {
+                write!(
+                    f,
+                    "a share between 0.00075 and 1 can be watched, not {given}"
+                )
+            }
         }
     }
 }
 
 impl Error for ConfigError {}
+
+/// A bound of a range of keys, readable whatever its bytes are.
+struct Bytes<'a>(&'a [u8]);
+
+impl fmt::Display for Bytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}

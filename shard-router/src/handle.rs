@@ -1,11 +1,11 @@
 //! The topology in force, and who follows it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 
-use crate::{ConfigError, Plan, Topology};
+use crate::{ConfigError, Plan, Refresh, RefreshError, Topology};
 
 /// The topology in force. Clones share it; routers made from it follow every update.
 ///
@@ -33,6 +33,7 @@ struct Shared {
     current: ArcSwap<Topology>,
     /// Held while an update goes round, so that all followers see all updates in one order.
     followers: Mutex<Vec<Weak<dyn Follow>>>,
+    refresh: OnceLock<Refresh>,
 }
 
 /// Something that is told of each new topology.
@@ -49,6 +50,7 @@ impl TopologyHandle {
             shared: Arc::new(Shared {
                 current,
                 followers: Mutex::default(),
+                refresh: OnceLock::new(),
             }),
         }
     }
@@ -71,6 +73,41 @@ impl TopologyHandle {
     /// very same topology again is no error, and changes nothing.
     pub fn update(&self, topology: Topology) -> Result<(), ConfigError> {
         self.replace(&mut self.followers(), topology)
+    }
+
+    /// Says where a newer topology comes from when a shard has refused a request.
+    ///
+    /// # Panics
+    /// When that was said before.
+    #[must_use]
+    pub fn refreshed(self, by: Refresh) -> Self {
+        let set = self.shared.refresh.set(by);
+        assert!(set.is_ok(), "where newer topologies come from was said");
+        self
+    }
+
+    /// Fetches the newest topology, unless one of at least this epoch is in force. Whoever asks
+    /// meanwhile waits for the same fetch.
+    ///
+    /// # Errors
+    /// [`RefreshError`] when none of that epoch is in force afterwards.
+    pub async fn refresh(&self, epoch: u64) -> Result<(), Arc<RefreshError>> {
+        if self.current().epoch() >= epoch {
+            return Ok(());
+        }
+        match self.shared.refresh.get() {
+            Some(refresh) => refresh.run(self, epoch).await,
+            None => Err(Arc::new(RefreshError::NoSource)),
+        }
+    }
+
+    pub(crate) fn refreshes(&self) -> bool {
+        self.shared.refresh.get().is_some()
+    }
+
+    /// Whether it can fetch, and what a shard speaks of is newer than what is in force.
+    pub(crate) fn is_behind(&self, epoch: u64) -> bool {
+        self.refreshes() && self.shared.current.load().epoch() < epoch
     }
 
     /// Applies a plan to the topology in force.

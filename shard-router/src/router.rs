@@ -2,14 +2,21 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::access::{Position, WritesOnly};
-use crate::bulkhead::{Cap, Lane};
+use crate::bulkhead::Cap;
 use crate::handle::Follow;
+use crate::health::Quarantine;
+use crate::lane::{Lane, Rules};
+use crate::pick::Preference;
 use crate::table::{EndpointLoad, Table};
-use crate::{Access, Bulkhead, ConfigError, Endpoint, Key, Topology, TopologyHandle, telemetry};
+use crate::{
+    Access, Bulkhead, ConfigError, Ejection, Endpoint, Key, PlacedBy, ShardId, Topology,
+    TopologyHandle, Unplaced, telemetry,
+};
 
 /// Routes each request to the shard on which its key lies.
 ///
@@ -39,17 +46,22 @@ pub struct ShardRouter<S, K = (), A = WritesOnly> {
 
 type Factory<S> = Arc<Mutex<dyn FnMut(&Endpoint) -> S + Send>>;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Settings {
     bulkhead: Bulkhead,
     cap: usize,
-    max_lag: Option<u64>,
+    preference: Preference,
+    ejection: Option<Ejection>,
+    /// How many requests may be held while a primary fails over, and for how long.
+    hold: Option<(usize, Duration)>,
 }
 
 /// What all clones share.
 pub(crate) struct Core<S> {
     pub(crate) table: ArcSwap<Table<S>>,
     pub(crate) cap: Arc<Cap>,
+    hold: Option<(Arc<Cap>, Duration)>,
+    rules: Rules,
     settings: Settings,
     factory: Factory<S>,
     handle: TopologyHandle,
@@ -63,7 +75,7 @@ impl<S: Send + 'static> ShardRouter<S> {
     ///
     /// # Default
     /// Every request writes; [`Bulkhead::default`] for each endpoint; a cap of 16,384 requests; no
-    /// bound on the lag of replicas.
+    /// bound on the lag of replicas; no ejection; nothing is held.
     pub fn new(
         topology: impl Into<TopologyHandle>,
         service: impl FnMut(&Endpoint) -> S + Send + 'static,
@@ -71,7 +83,9 @@ impl<S: Send + 'static> ShardRouter<S> {
         let settings = Settings {
             bulkhead: Bulkhead::default(),
             cap: 16_384,
-            max_lag: None,
+            preference: Preference::default(),
+            ejection: None,
+            hold: None,
         };
         let factory: Factory<S> = Arc::new(Mutex::new(service));
         let core = Core::new(topology.into(), settings, factory, |_| None);
@@ -93,6 +107,37 @@ impl<S: Send + 'static, A> ShardRouter<S, (), A> {
         ShardRouter {
             core: self.core,
             key,
+            access: self.access,
+        }
+    }
+
+    /// Routes each request to the shard that a closure names, instead of the owner of a slot: for
+    /// the [placements](crate::placement) that know no slots.
+    ///
+    /// The topology is asked for the shard's endpoints alone. A name it does not have is refused
+    /// with [`RouteError::UnknownShard`](crate::RouteError::UnknownShard).
+    ///
+    /// ```
+    /// # use seawall_shard_router::{Endpoint, ShardRouter, Topology, placement::Jump};
+    /// # use tower::service_fn;
+    /// # struct Query { tenant: String }
+    /// let topology = Topology::slots(["s00", "s01", "s02"])?;
+    /// let jump = Jump::over(topology.shards().iter().map(|shard| shard.id().clone()))?;
+    /// let router = ShardRouter::new(topology, |endpoint: &Endpoint| {
+    ///     let shard = endpoint.shard().clone();
+    ///     service_fn(move |_: Query| std::future::ready(Ok::<_, std::io::Error>(shard.clone())))
+    /// })
+    /// .placed_by(move |query: &Query| Ok(jump.shard_of(query.tenant.as_bytes()).clone()));
+    /// # let _ = router; Ok::<_, seawall_shard_router::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn placed_by<Req, F>(self, place: F) -> ShardRouter<S, PlacedBy<F>, A>
+    where
+        F: Fn(&Req) -> Result<ShardId, Unplaced>,
+    {
+        ShardRouter {
+            core: self.core,
+            key: PlacedBy(place),
             access: self.access,
         }
     }
@@ -120,7 +165,7 @@ impl<S: Clone + Send + 'static, K, A> ShardRouter<S, K, A> {
     pub fn each_shard(self, bulkhead: Bulkhead) -> Self {
         let settings = Settings {
             bulkhead,
-            ..self.core.settings
+            ..self.core.settings.clone()
         };
         self.with(settings)
     }
@@ -148,7 +193,7 @@ impl<S: Clone + Send + 'static, K, A> ShardRouter<S, K, A> {
         }
         let settings = Settings {
             cap: requests,
-            ..self.core.settings
+            ..self.core.settings.clone()
         };
         Ok(self.with(settings))
     }
@@ -157,10 +202,50 @@ impl<S: Clone + Send + 'static, K, A> ShardRouter<S, K, A> {
     /// [reported](ShardRouter::report) for their primary.
     #[must_use]
     pub fn max_lag(self, behind: u64) -> Self {
-        let settings = Settings {
-            max_lag: Some(behind),
-            ..self.core.settings
-        };
+        let mut settings = self.core.settings.clone();
+        settings.preference.max_lag = Some(behind);
+        self.with(settings)
+    }
+
+    /// Leaves endpoints alone that fail, as this says. Without it, each request for a shard that
+    /// hangs waits until it fails fast.
+    #[must_use]
+    pub fn ejection(self, ejection: Ejection) -> Self {
+        let mut settings = self.core.settings.clone();
+        settings.ejection = Some(ejection);
+        self.with(settings)
+    }
+
+    /// Holds requests for a primary that was ejected, or did not take them in time, until it is
+    /// back or the topology names another: at most so many at once, and each for so long. They go
+    /// then where the topology in force says. Those beyond are refused at once.
+    ///
+    /// Only what no shard has seen is held. Of use together with [`ShardRouter::ejection`].
+    #[must_use]
+    pub fn hold(self, requests: usize, within: Duration) -> Self {
+        let mut settings = self.core.settings.clone();
+        settings.hold = Some((requests, within));
+        self.with(settings)
+    }
+
+    /// Prefers replicas in this zone, as long as one of them is near enough, not ejected, and need
+    /// not let the read wait.
+    #[must_use]
+    pub fn zone(self, zone: impl Into<Arc<str>>) -> Self {
+        let mut settings = self.core.settings.clone();
+        settings.preference.zone = Some(zone.into());
+        self.with(settings)
+    }
+
+    /// Picks the replica of two by how long it takes to answer times what it has to do, instead of
+    /// what it has to do alone. It takes two looks at the clock for each read.
+    ///
+    /// A longer time counts at once; how much a shorter one counts grows with the time since the
+    /// last answer, over `decay`. Ten seconds are usual.
+    #[must_use]
+    pub fn peak_ewma(self, decay: Duration) -> Self {
+        let mut settings = self.core.settings.clone();
+        settings.preference.peak_ewma = Some(decay);
         self.with(settings)
     }
 
@@ -191,10 +276,14 @@ impl<S: Send + 'static, K, A> ShardRouter<S, K, A> {
     /// by an older copy. Until the first report, a replica serves no read with a token above 0.
     pub fn report(&self, endpoint: &Endpoint, position: Position) -> bool {
         let table = self.core.table.load();
-        table
-            .lane_of(endpoint)
-            .map(|lane| lane.report(position))
-            .is_some()
+        let Some(lane) = table.lane_of(endpoint) else {
+            return false;
+        };
+        lane.report(position);
+        if let Some(primary) = table.primary_position(endpoint) {
+            telemetry::lag(endpoint, primary.0.saturating_sub(position.0));
+        }
+        true
     }
 
     /// What each endpoint of the topology in force is doing, for a status page.
@@ -207,6 +296,7 @@ impl<S: Send + 'static, K, A> ShardRouter<S, K, A> {
             in_flight: lane.in_flight(),
             queued: lane.queued(),
             position: lane.position(),
+            is_ejected: lane.health().is_ejected(),
         };
         endpoints.map(load).collect()
     }
@@ -221,27 +311,55 @@ impl<S: Send + 'static> Core<S> {
         existing: impl Fn(&Endpoint) -> Option<S>,
     ) -> Arc<Self> {
         handle.clone().attach(|topology| {
-            let table = Table::new(topology, |endpoint| {
+            let rules = Rules {
+                bulkhead: settings.bulkhead,
+                quarantine: Arc::new(Quarantine::new(settings.ejection.clone())),
+                peak_ewma: settings.preference.peak_ewma,
+            };
+            let zone = settings.preference.zone.as_deref();
+            let table = Table::new(topology, zone, |endpoint| {
                 let service = existing(endpoint).unwrap_or_else(|| make(&factory, endpoint));
-                Arc::new(Lane::new(endpoint.clone(), service, settings.bulkhead))
+                Arc::new(Lane::new(endpoint.clone(), service, &rules))
             });
             telemetry::topology(table.topology(), None);
-            let (table, cap) = (
-                ArcSwap::from_pointee(table),
-                Arc::new(Cap::new(settings.cap)),
-            );
+            rules.quarantine.over(table.lanes().count());
             Self {
-                table,
-                cap,
+                table: ArcSwap::from_pointee(table),
+                cap: Arc::new(Cap::new(settings.cap)),
+                hold: settings
+                    .hold
+                    .map(|(most, within)| (Arc::new(Cap::new(most)), within)),
+                rules,
                 settings,
                 factory,
                 handle,
             }
         })
     }
+}
 
-    pub(crate) fn max_lag(&self) -> Option<u64> {
-        self.settings.max_lag
+impl<S> Core<S> {
+    pub(crate) fn preference(&self) -> &Preference {
+        &self.settings.preference
+    }
+
+    pub(crate) fn quarantine(&self) -> &Quarantine {
+        &self.rules.quarantine
+    }
+
+    pub(crate) fn hold(&self) -> Option<(&Arc<Cap>, Duration)> {
+        let (cap, within) = self.hold.as_ref()?;
+        Some((cap, *within))
+    }
+
+    pub(crate) fn handle(&self) -> &TopologyHandle {
+        &self.handle
+    }
+
+    /// Whether a request may have to be routed more than once.
+    #[inline]
+    pub(crate) fn needs_way(&self) -> bool {
+        self.hold.is_some() || self.handle.refreshes()
     }
 }
 
@@ -253,7 +371,8 @@ impl<S: Send + 'static> Follow for Core<S> {
     fn follow(&self, topology: &Arc<Topology>) {
         let old = self.table.load_full();
         let (mut made, mut kept) = (0, 0);
-        let table = Table::new(Arc::clone(topology), |endpoint| {
+        let zone = self.settings.preference.zone.as_deref();
+        let table = Table::new(Arc::clone(topology), zone, |endpoint| {
             match old.lane_of(endpoint) {
                 Some(lane) => {
                     kept += 1;
@@ -262,13 +381,20 @@ impl<S: Send + 'static> Follow for Core<S> {
                 None => {
                     made += 1;
                     let service = make(&self.factory, endpoint);
-                    Arc::new(Lane::new(endpoint.clone(), service, self.settings.bulkhead))
+                    Arc::new(Lane::new(endpoint.clone(), service, &self.rules))
                 }
             }
         });
         telemetry::topology(topology, Some(old.topology()));
         telemetry::followed(topology, made, kept, old.lanes().count() - kept);
+        let gone = old.lanes().filter(|lane| {
+            let same = table.lane_of(lane.endpoint());
+            same.is_none_or(|same| !Arc::ptr_eq(same, lane))
+        });
+        gone.for_each(|lane| lane.retire());
+        let endpoints = table.lanes().count();
         self.table.store(Arc::new(table));
+        self.rules.quarantine.over(endpoints);
     }
 }
 

@@ -6,13 +6,15 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 use crate::access::Classify;
-use crate::bulkhead::Ticket;
-use crate::{BoxError, Key, ResponseFuture, RouteError, ShardRouter, telemetry};
+use crate::future::Way;
+use crate::lane::Ticket;
+use crate::locate::Locate;
+use crate::{BoxError, ResponseFuture, RouteError, ShardRouter, telemetry};
 
 impl<S, K, A, Req> Service<Req> for ShardRouter<S, K, A>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone + Send + 'static,
-    K: for<'a> Fn(&'a Req) -> Key<'a>,
+    K: Locate<Req>,
     A: Classify<Req>,
 {
     type Response = S::Response;
@@ -25,17 +27,59 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let Some(admission) = self.core.cap.admit() else {
-            let error = RouteError::Overloaded {
-                cap: self.core.cap.limit(),
-            };
-            telemetry::refused(&error);
-            return ResponseFuture::refused(error);
-        };
-        let table = self.core.table.load();
-        let slot = (self.key)(&request).slot();
-        let access = self.access.access(&request);
-        let (role, lane) = table.pick(slot, access, self.core.max_lag());
-        ResponseFuture::sent(Ticket::new(Arc::clone(lane), role, admission), request)
+        match self.key.locate(&request) {
+            Ok(place) => {
+                let access = self.access.access(&request);
+                self.send(&place, access, request)
+            }
+            Err(why) => refuse(why.into()),
+        }
     }
+}
+
+impl<S, K, A> ShardRouter<S, K, A>
+where
+    S: Send + 'static,
+{
+    /// Sends a request whose place is known.
+    #[inline]
+    pub(crate) fn send<Req>(
+        &self,
+        place: &crate::Place,
+        access: crate::Access,
+        request: Req,
+    ) -> ResponseFuture<S, Req>
+    where
+        S: Service<Req, Error: Into<BoxError>>,
+    {
+        let core = &self.core;
+        let Some(admission) = core.cap.admit() else {
+            return refuse(RouteError::Overloaded {
+                cap: core.cap.limit(),
+            });
+        };
+        let way = core
+            .needs_way()
+            .then(|| Way::new(Arc::clone(core), place.clone(), access));
+        let table = core.table.load();
+        match table.pick(place, access, core.preference()) {
+            Ok(pick) => {
+                let ticket =
+                    Ticket::new(Arc::clone(pick.lane), pick.role, pick.is_probe, admission);
+                ResponseFuture::sent(ticket, request, way)
+            }
+            Err(error) => match way.and_then(|mut way| Some((way.room(&error)?, way))) {
+                Some((room, way)) => ResponseFuture::held(request, admission, room, error, way),
+                None => refuse(error),
+            },
+        }
+    }
+}
+
+fn refuse<S, Req>(error: RouteError) -> ResponseFuture<S, Req>
+where
+    S: Service<Req>,
+{
+    telemetry::refused(&error);
+    ResponseFuture::refused(error)
 }

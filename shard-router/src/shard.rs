@@ -110,6 +110,7 @@ pub struct Endpoint {
     shard: ShardId,
     role: Role,
     address: Arc<str>,
+    zone: Option<Arc<str>>,
 }
 
 impl Endpoint {
@@ -130,6 +131,12 @@ impl Endpoint {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The zone it is in, where the topology says so.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
     }
 
     /// Whether a service made for one fits the other: the place in the list of replicas may
@@ -176,7 +183,14 @@ pub struct Shard {
     weight: f64,
     /// Empty means that it is missing, which the topology refuses.
     primary: Arc<str>,
-    replicas: Vec<Arc<str>>,
+    replicas: Vec<Replica>,
+}
+
+/// Where a replica is.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Replica {
+    pub(crate) address: Arc<str>,
+    pub(crate) zone: Option<Arc<str>>,
 }
 
 impl Shard {
@@ -205,14 +219,31 @@ impl Shard {
 
     /// One more replica, and where it is.
     pub fn replica(mut self, address: impl Into<Arc<str>>) -> Self {
-        self.replicas.push(address.into());
+        self.replicas.push(Replica {
+            address: address.into(),
+            zone: None,
+        });
+        self
+    }
+
+    /// One more replica, in a zone by which a router may prefer it.
+    ///
+    /// ```
+    /// # use seawall_shard_router::Shard;
+    /// let shard = Shard::new("s00").primary("10.0.0.1").replica_in("eu-1a", "10.0.0.2");
+    /// assert_eq!(shard.endpoints().nth(1).and_then(|e| e.zone().map(str::to_owned)), Some("eu-1a".into()));
+    /// ```
+    pub fn replica_in(mut self, zone: impl Into<Arc<str>>, address: impl Into<Arc<str>>) -> Self {
+        self.replicas.push(Replica {
+            address: address.into(),
+            zone: Some(zone.into()),
+        });
         self
     }
 
     /// More replicas, and where they are.
-    pub fn replicas<A: Into<Arc<str>>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
-        self.replicas.extend(addresses.into_iter().map(Into::into));
-        self
+    pub fn replicas<A: Into<Arc<str>>>(self, addresses: impl IntoIterator<Item = A>) -> Self {
+        addresses.into_iter().fold(self, Self::replica)
     }
 
     /// Its name.
@@ -229,18 +260,25 @@ impl Shard {
 
     /// Its endpoints: the primary, then the replicas in order.
     pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
-        let endpoint = |role, address: &Arc<str>| Endpoint {
+        let endpoint = |role, address: &Arc<str>, zone: Option<&Arc<str>>| Endpoint {
             shard: self.id.clone(),
             role,
             address: Arc::clone(address),
+            zone: zone.cloned(),
         };
         // A topology holds no shard with more replicas than a `u16` counts.
         let replicas = self.replicas.iter().zip(0_u16..);
-        std::iter::once(endpoint(Role::Primary, &self.primary))
-            .chain(replicas.map(move |(address, number)| endpoint(Role::Replica(number), address)))
+        let replicas = replicas.map(move |(replica, number)| {
+            endpoint(
+                Role::Replica(number),
+                &replica.address,
+                replica.zone.as_ref(),
+            )
+        });
+        std::iter::once(endpoint(Role::Primary, &self.primary, None)).chain(replicas)
     }
 
-    pub(crate) fn addresses(&self) -> (&str, &[Arc<str>]) {
+    pub(crate) fn addresses(&self) -> (&str, &[Replica]) {
         (&self.primary, &self.replicas)
     }
 }

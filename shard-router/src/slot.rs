@@ -18,7 +18,7 @@ pub const SLOTS: u16 = 16_384;
 pub(crate) const COUNT: usize = SLOTS as usize;
 
 /// The 14 upper bits of the hash name the slot.
-const SHIFT: u32 = u64::BITS - SLOTS.trailing_zeros();
+pub(crate) const SHIFT: u32 = u64::BITS - SLOTS.trailing_zeros();
 
 /// The slot of the canonical bytes of a key: the upper 14 bits of XXH3-64 with seed 0.
 ///

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::shard::Replica;
 use crate::slot;
 use crate::{ConfigError, Shard, ShardId, SlotRange, Topology};
 
@@ -9,9 +10,21 @@ use crate::{ConfigError, Shard, ShardId, SlotRange, Topology};
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Stored {
+    /// Of the form, not of the assignment.
+    #[serde(default = "version")]
+    version: u32,
     epoch: u64,
     shards: Vec<Shard>,
     slots: Vec<Owned>,
+    /// Who serves reads that need nothing new, where that is not the owner: while slots move.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    reads: Vec<Owned>,
+}
+
+const VERSION: u32 = 1;
+
+fn version() -> u32 {
+    VERSION
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -27,10 +40,21 @@ impl From<Topology> for Stored {
             shard: shard.id().clone(),
             slots: slot::ranges(topology.slots_of(shard.id().as_str())),
         };
+        let reads = |shard: &Shard| {
+            let reads = topology.reads_elsewhere();
+            let here = reads.filter(|(_, reader)| *reader == shard.id());
+            let slots = slot::ranges(here.map(|(slot, _)| slot));
+            (!slots.is_empty()).then(|| Owned {
+                shard: shard.id().clone(),
+                slots,
+            })
+        };
         Self {
+            version: VERSION,
             epoch: topology.epoch(),
             shards: topology.shards().to_vec(),
             slots: topology.shards().iter().map(owned).collect(),
+            reads: topology.shards().iter().filter_map(reads).collect(),
         }
     }
 }
@@ -39,11 +63,28 @@ impl TryFrom<Stored> for Topology {
     type Error = ConfigError;
 
     fn try_from(stored: Stored) -> Result<Self, ConfigError> {
-        let ranges = stored.slots.into_iter().flat_map(|Owned { shard, slots }| {
-            slots.into_iter().map(move |range| (range, shard.clone()))
-        });
-        Topology::assigned(stored.epoch, stored.shards, ranges)
+        if stored.version > VERSION {
+            return Err(ConfigError::Version {
+                given: stored.version,
+                newest: VERSION,
+            });
+        }
+        let flat = |owned: Vec<Owned>| {
+            owned.into_iter().flat_map(|Owned { shard, slots }| {
+                slots.into_iter().map(move |range| (range, shard.clone()))
+            })
+        };
+        let topology = Topology::assigned(stored.epoch, stored.shards, flat(stored.slots))?;
+        topology.with_reads(flat(stored.reads))
     }
+}
+
+/// A replica whose zone nobody named is its address alone.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum StoredReplica {
+    Anywhere(String),
+    Somewhere { address: String, zone: String },
 }
 
 /// Without a primary it can be read, and makes no topology: that error says which shard it is.
@@ -56,7 +97,7 @@ pub(crate) struct StoredShard {
     #[serde(default)]
     primary: String,
     #[serde(default)]
-    replicas: Vec<String>,
+    replicas: Vec<StoredReplica>,
 }
 
 fn one() -> f64 {
@@ -70,10 +111,7 @@ impl From<Shard> for StoredShard {
             id: shard.id().clone(),
             weight: shard.given_weight(),
             primary: primary.to_owned(),
-            replicas: replicas
-                .iter()
-                .map(|address| (**address).to_owned())
-                .collect(),
+            replicas: replicas.iter().map(StoredReplica::from).collect(),
         }
     }
 }
@@ -86,9 +124,25 @@ impl From<StoredShard> for Shard {
             primary,
             replicas,
         } = stored;
-        Shard::new(id)
-            .weight(weight)
-            .primary(primary)
-            .replicas(replicas)
+        let shard = Shard::new(id).weight(weight).primary(primary);
+        replicas
+            .into_iter()
+            .fold(shard, |shard, replica| match replica {
+                StoredReplica::Anywhere(address) => shard.replica(address),
+                StoredReplica::Somewhere { address, zone } => shard.replica_in(zone, address),
+            })
+    }
+}
+
+impl From<&Replica> for StoredReplica {
+    fn from(replica: &Replica) -> Self {
+        let address = (*replica.address).to_owned();
+        match &replica.zone {
+            None => Self::Anywhere(address),
+            Some(zone) => Self::Somewhere {
+                address,
+                zone: (**zone).to_owned(),
+            },
+        }
     }
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::access::{Access, Position};
-use crate::bulkhead::Lane;
-use crate::{Endpoint, Role, Slot, Topology};
+use crate::health::Entrance;
+use crate::lane::Lane;
+use crate::pick::{Group, Pick, Preference};
+use crate::{Endpoint, Place, Role, RouteError, Topology};
 
 /// One snapshot. A request takes all its decisions by one of them.
 #[derive(Debug)]
@@ -14,31 +16,18 @@ pub(crate) struct Table<S> {
     groups: Vec<Group<S>>,
 }
 
-#[derive(Debug)]
-struct Group<S> {
-    primary: Arc<Lane<S>>,
-    replicas: Vec<Arc<Lane<S>>>,
-}
-
 impl<S> Table<S> {
-    /// `lane` is asked for each endpoint.
+    /// `lane` is asked for each endpoint; `zone` is where the router itself is.
     pub(crate) fn new(
         topology: Arc<Topology>,
+        zone: Option<&str>,
         mut lane: impl FnMut(&Endpoint) -> Arc<Lane<S>>,
     ) -> Self {
-        let group = |shard: &crate::Shard| {
-            let mut endpoints = shard.endpoints();
-            let primary = endpoints
-                .next()
-                .expect("a shard's first endpoint is its primary");
-            let primary = lane(&primary);
-            Group {
-                primary,
-                replicas: endpoints.map(|replica| lane(&replica)).collect(),
-            }
-        };
+        let groups = topology.shards().iter();
         Self {
-            groups: topology.shards().iter().map(group).collect(),
+            groups: groups
+                .map(|shard| Group::new(shard, zone, &mut lane))
+                .collect(),
             topology,
         }
     }
@@ -48,63 +37,67 @@ impl<S> Table<S> {
     }
 
     pub(crate) fn lanes(&self) -> impl Iterator<Item = &Arc<Lane<S>>> {
-        self.groups
-            .iter()
-            .flat_map(|group| std::iter::once(&group.primary).chain(&group.replicas))
+        self.groups.iter().flat_map(Group::lanes)
     }
 
     /// The lane that serves this endpoint or one that is served like it.
     pub(crate) fn lane_of(&self, endpoint: &Endpoint) -> Option<&Arc<Lane<S>>> {
-        let place = crate::topology::place(self.topology.shards(), endpoint.shard().as_str());
-        let group = &self.groups[usize::from(place.ok()?)];
-        std::iter::once(&group.primary)
-            .chain(&group.replicas)
-            .find(|lane| lane.endpoint().is_served_like(endpoint))
+        let mut lanes = self.group_of(endpoint)?.lanes();
+        lanes.find(|lane| lane.endpoint().is_served_like(endpoint))
     }
 
-    /// Where a request for this slot goes. A write goes to the primary, whatever its state.
+    /// How far the primary of this endpoint's shard is.
+    pub(crate) fn primary_position(&self, endpoint: &Endpoint) -> Option<Position> {
+        Some(self.group_of(endpoint)?.primary().position())
+    }
+
+    fn group_of(&self, endpoint: &Endpoint) -> Option<&Group<S>> {
+        let place = crate::topology::place(self.topology.shards(), endpoint.shard().as_str());
+        Some(&self.groups[usize::from(place.ok()?)])
+    }
+
+    /// Where a request for this place goes. A write goes to the primary and to nobody else.
+    ///
+    /// # Errors
+    /// When there is no such shard, or nobody of it may be sent anything at the moment.
+    #[inline]
     pub(crate) fn pick(
         &self,
-        slot: Slot,
+        place: &Place,
         access: Access,
-        lag: Option<u64>,
-    ) -> (Role, &Arc<Lane<S>>) {
-        let group = &self.groups[self.topology.place_of(slot)];
-        let at_least = match access {
-            Access::Write => return (Role::Primary, &group.primary),
-            Access::Read => lag.map_or(Position(0), |lag| {
-                Position(group.primary.position().0.saturating_sub(lag))
-            }),
-            Access::ReadYourWrites(token) => token,
-        };
-        group
-            .replica(at_least)
-            .unwrap_or((Role::Primary, &group.primary))
-    }
-}
-
-impl<S> Group<S> {
-    /// Of two replicas picked at random among those that are far enough, the one with less to do.
-    fn replica(&self, at_least: Position) -> Option<(Role, &Arc<Lane<S>>)> {
-        let fit = || {
-            (0..)
-                .zip(&self.replicas)
-                .filter(|(_, lane)| lane.position() >= at_least)
-        };
-        // A position may fall between the two passes: then there is one less to find.
-        let (number, lane) = match fit().count() {
-            0 => None,
-            1 => fit().next(),
-            several => {
-                let one = fastrand::usize(..several);
-                let other = (one + fastrand::usize(1..several)) % several;
-                let (one, other) = (fit().nth(one), fit().nth(other));
-                one.into_iter()
-                    .chain(other)
-                    .min_by_key(|(_, lane)| lane.load())
+        preference: &Preference,
+    ) -> Result<Pick<'_, S>, RouteError> {
+        let number = match place {
+            // Until writes have moved too, only reads that need nothing new are served by a
+            // slot's next owner.
+            Place::Slot(slot) if access == Access::Read => self.topology.reader_of(*slot),
+            Place::Slot(slot) => self.topology.place_of(*slot),
+            Place::Shard(shard) => {
+                let place = crate::topology::place(self.topology.shards(), shard.as_str());
+                let unknown = |_| RouteError::UnknownShard {
+                    shard: shard.clone(),
+                };
+                usize::from(place.map_err(unknown)?)
             }
-        }?;
-        Some((Role::Replica(number), lane))
+        };
+        let group = &self.groups[number];
+        let at_least = match access {
+            Access::Write => None,
+            Access::Read => Some(preference.max_lag.map_or(Position(0), |lag| {
+                Position(group.primary().position().0.saturating_sub(lag))
+            })),
+            Access::ReadYourWrites(token) => Some(token),
+        };
+        if let Some(pick) = at_least.and_then(|position| group.replica(position, preference)) {
+            return Ok(pick);
+        }
+        let lane = group.primary();
+        let is_probe = lane.admit(Role::Primary)? == Entrance::Probe;
+        Ok(Pick {
+            role: Role::Primary,
+            lane,
+            is_probe,
+        })
     }
 }
 
@@ -120,4 +113,6 @@ pub struct EndpointLoad {
     pub queued: usize,
     /// How far it has applied the writes of its shard, as it was last reported.
     pub position: Position,
+    /// Whether it is left alone because it fails.
+    pub is_ejected: bool,
 }

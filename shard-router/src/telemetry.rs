@@ -3,6 +3,8 @@
 //!
 //! Labels are names of shards, which whoever operates them chose, and fixed words; never a key.
 
+use std::time::Duration;
+
 #[cfg(feature = "metrics")]
 use crate::ShardId;
 use crate::{Endpoint, RouteError, Topology};
@@ -27,6 +29,12 @@ pub(crate) struct EndpointMeter {
     queued: metrics::Gauge,
     #[cfg(feature = "metrics")]
     ended: [Counter; OUTCOMES.len()],
+    #[cfg(feature = "metrics")]
+    seconds: Histogram,
+    #[cfg(feature = "metrics")]
+    ejections: Counter,
+    #[cfg(feature = "metrics")]
+    ejected: metrics::Gauge,
 }
 
 #[cfg(feature = "metrics")]
@@ -39,6 +47,16 @@ struct Counter(metrics::Counter);
 impl std::fmt::Debug for Counter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Counter")
+    }
+}
+
+#[cfg(feature = "metrics")]
+struct Histogram(metrics::Histogram);
+
+#[cfg(feature = "metrics")]
+impl std::fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Histogram")
     }
 }
 
@@ -61,16 +79,38 @@ impl EndpointMeter {
                     "seawall_shard_router_requests_total",
                     "shard" => shard(), "role" => role, "outcome" => outcome))
             }),
+            seconds: Histogram(metrics::histogram!(
+                "seawall_shard_router_call_seconds", "shard" => shard(), "role" => role)),
+            ejections: Counter(metrics::counter!(
+                "seawall_shard_router_ejections_total", "shard" => shard(), "role" => role)),
+            ejected: metrics::gauge!(
+                "seawall_shard_router_ejected", "shard" => shard(), "role" => role),
         }
+    }
+
+    /// Whether it wants to know how long calls take.
+    pub(crate) fn measures(&self) -> bool {
+        true
     }
 
     pub(crate) fn started(&self) {
         self.in_flight.increment(1.0);
     }
 
-    pub(crate) fn ended(&self, outcome: Outcome) {
+    pub(crate) fn ended(&self, outcome: Outcome, took: Option<Duration>) {
         self.in_flight.decrement(1.0);
         self.ended[outcome as usize].0.increment(1);
+        if let Some(took) = took {
+            self.seconds.0.record(took.as_secs_f64());
+        }
+    }
+
+    /// The endpoint was ejected, or is back.
+    pub(crate) fn ejected(&self, is_out: bool) {
+        if is_out {
+            self.ejections.0.increment(1);
+        }
+        self.ejected.increment(if is_out { 1.0 } else { -1.0 });
     }
 
     pub(crate) fn queued(&self, by: f64) {
@@ -86,7 +126,13 @@ impl EndpointMeter {
 
     pub(crate) fn started(&self) {}
 
-    pub(crate) fn ended(&self, _: Outcome) {}
+    pub(crate) fn measures(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn ended(&self, _: Outcome, _: Option<Duration>) {}
+
+    pub(crate) fn ejected(&self, _: bool) {}
 
     pub(crate) fn queued(&self, _: f64) {}
 }
@@ -99,6 +145,36 @@ pub(crate) fn refused(error: &RouteError) {
     }
     #[cfg(feature = "tracing")]
     tracing::debug!(shard = error.shard().map(crate::ShardId::as_str), "{error}");
+    let _ = error;
+}
+
+/// An endpoint was ejected, or is back.
+pub(crate) fn ejected(endpoint: &Endpoint, is_out: bool) {
+    #[cfg(feature = "tracing")]
+    if is_out {
+        tracing::warn!(%endpoint, "ejected: it fails");
+    } else {
+        tracing::info!(%endpoint, "is back");
+    }
+    let _ = (endpoint, is_out);
+}
+
+/// A replica is so far behind its primary, as they were last reported.
+pub(crate) fn lag(endpoint: &Endpoint, behind: u64) {
+    #[cfg(feature = "metrics")]
+    if let crate::Role::Replica(number) = endpoint.role() {
+        metrics::gauge!(
+            "seawall_shard_router_lag",
+            "shard" => endpoint.shard().as_str().to_owned(), "replica" => number.to_string())
+        .set(behind as f64);
+    }
+    let _ = (endpoint, behind);
+}
+
+/// A shard spoke of a newer topology, which could not be had.
+pub(crate) fn not_refreshed(error: &crate::RefreshError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(error = error as &dyn std::error::Error, "no newer topology");
     let _ = error;
 }
 

@@ -35,6 +35,8 @@ pub struct Topology {
     shards: Arc<[Shard]>,
     /// For each slot, the place of its owner in `shards`.
     owners: Arc<[u16; COUNT]>,
+    /// Who serves reads that need nothing new, where that is not the owner: while slots move.
+    pub(crate) readers: Option<Arc<[u16; COUNT]>>,
 }
 
 impl Topology {
@@ -131,6 +133,7 @@ impl Topology {
             epoch,
             shards,
             owners: Arc::new(owners),
+            readers: None,
         }
     }
 
@@ -300,6 +303,15 @@ impl Topology {
     #[inline]
     pub(crate) fn place_of(&self, slot: Slot) -> usize {
         usize::from(self.owners[slot.index()])
+    }
+
+    /// Where the shard stands that serves reads of a slot which need nothing new.
+    #[inline]
+    pub(crate) fn reader_of(&self, slot: Slot) -> usize {
+        match &self.readers {
+            None => self.place_of(slot),
+            Some(readers) => usize::from(readers[slot.index()]),
+        }
     }
 }
 

@@ -70,10 +70,13 @@ fn endpoints_checked(shard: &Shard) -> Result<(), ConfigError> {
             });
         }
     }
-    match replicas.iter().find(|address| !seen.insert(address)) {
+    match replicas
+        .iter()
+        .find(|replica| !seen.insert(&replica.address))
+    {
         Some(twice) => Err(ConfigError::DuplicateAddress {
             shard: id(),
-            address: (**twice).to_owned(),
+            address: (*twice.address).to_owned(),
         }),
         None => Ok(()),
     }

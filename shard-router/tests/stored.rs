@@ -19,6 +19,7 @@ fn topology() -> Topology {
 fn a_topology_is_readable_and_comes_back_as_it_was() {
     let written = serde_json::to_value(topology()).unwrap();
     let expected = json!({
+        "version": 1,
         "epoch": 1,
         "shards": [
             { "id": "a", "weight": 1.0, "primary": "10.0.0.1:5432", "replicas": ["10.0.0.2:5432"] },
@@ -132,4 +133,32 @@ fn a_plan_from_a_file_is_not_believed() {
 fn a_slot_is_its_number() {
     assert_eq!(serde_json::to_value(Slot::new(42)).unwrap(), json!(42));
     assert!(serde_json::from_value::<Slot>(json!(16_384)).is_err());
+}
+
+#[test]
+fn zones_and_reads_that_have_moved_come_back_too() {
+    let shard = Shard::new("a").replica_in("eu-1a", "a0").replica("a1");
+    let topology = Topology::slots([shard, "b".into()]).unwrap();
+    let plan = topology.with_shard("c").unwrap().plan_from(&topology);
+    let moving = topology.reading_ahead(&plan).unwrap();
+    let written = serde_json::to_value(&moving).unwrap();
+    assert_eq!(
+        written["shards"][0]["replicas"],
+        json!([{ "address": "a0", "zone": "eu-1a" }, "a1"])
+    );
+    assert_eq!(written["reads"][0]["shard"], "c");
+    let read: Topology = serde_json::from_value(written).unwrap();
+    assert!(read == moving);
+    assert_eq!(read.reads_elsewhere().count(), plan.slot_count());
+}
+
+#[test]
+fn a_form_of_the_future_is_refused_and_one_without_a_version_is_the_first() {
+    let error = refused(|t| t["version"] = 2.into());
+    assert_eq!(error, "written in version 2, and 1 is the newest known");
+    let mut written = serde_json::to_value(topology()).unwrap();
+    written.as_object_mut().unwrap().remove("version");
+    assert!(serde_json::from_value::<Topology>(written).unwrap() == topology());
+    let error = refused(|t| t["reads"] = json!([{ "shard": "z", "slots": ["0"] }]));
+    assert_eq!(error, "there is no shard \"z\"");
 }
