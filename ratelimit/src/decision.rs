@@ -146,6 +146,8 @@ pub struct Decision {
     len: u8,
     passes: bool,
     degraded: bool,
+    /// When it was charged, in microseconds of the store's clock, plus one; 0 if there is nothing to give back.
+    moment: u64,
 }
 
 impl Decision {
@@ -159,6 +161,7 @@ impl Decision {
             len: 0,
             passes: true,
             degraded: false,
+            moment: 0,
         }
     }
 
@@ -181,6 +184,18 @@ impl Decision {
     pub const fn degraded(mut self) -> Self {
         self.degraded = true;
         self
+    }
+
+    /// Tells when it was charged, if it was, so that it can be given back.
+    #[inline]
+    pub(crate) const fn charged_at(mut self, moment: u64) -> Self {
+        self.moment = if self.passes { moment + 1 } else { 0 };
+        self
+    }
+
+    /// When it was charged, if there is something to give back.
+    pub(crate) const fn moment(&self) -> Option<u64> {
+        self.moment.checked_sub(1)
     }
 
     /// Whether the request passes all rules.

@@ -47,6 +47,14 @@ impl Key<'_> {
         }
     }
 
+    /// The number, if it is one.
+    pub(crate) const fn number(&self) -> Option<u64> {
+        match self.0 {
+            Kind::Number(bytes) => Some(u64::from_le_bytes(bytes)),
+            _ => None,
+        }
+    }
+
     /// Which kind of value the bytes are.
     #[must_use]
     pub const fn kind(&self) -> u8 {

@@ -83,8 +83,7 @@ pub use crate::quota::Quota;
 pub use crate::rule::{Cost, OneUnit, Rule};
 pub use crate::rules::{And, Apply, BoxRule, BoxRules, MAX_RULES, Rules};
 pub use crate::service::RateLimit;
-pub use crate::store::Store;
-pub use crate::store::memory::{MemoryScope, MemoryStore};
+pub use crate::store::memory::{MemoryReceipt, MemoryScope, MemoryStore};
 #[cfg(feature = "redis")]
 pub use crate::store::redis::{Outage, RedisDeciding, RedisScope, RedisStore};
 pub use crate::wait::{WaitFuture, Waiting};

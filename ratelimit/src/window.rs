@@ -59,7 +59,7 @@ impl Terms {
     }
 
     /// The moment from which what was charged to this bucket no longer counts.
-    const fn free_at(&self, bucket: u64) -> u64 {
+    pub(crate) const fn free_at(&self, bucket: u64) -> u64 {
         (bucket + 1 + REACH) * self.width
     }
 }
@@ -118,6 +118,12 @@ impl Outcome {
     #[must_use]
     pub const fn in_shadow(mut self) -> Self {
         self.shadow = true;
+        self
+    }
+
+    /// The same for a key that is blocked for so many microseconds.
+    pub(crate) const fn blocked_for(mut self, micros: u64) -> Self {
+        self.wait = micros;
         self
     }
 
@@ -243,6 +249,11 @@ impl SlidingWindow {
     #[must_use]
     pub const fn terms(&self) -> Terms {
         self.terms
+    }
+
+    /// The sum of all buckets.
+    pub(crate) const fn total(&self) -> u64 {
+        self.total
     }
 
     /// Units that count at this moment.

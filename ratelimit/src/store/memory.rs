@@ -2,6 +2,7 @@ use std::fmt;
 use std::future::Ready;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use siphasher::sip128::SipHasher13;
 use tokio::time::Instant;
@@ -11,8 +12,9 @@ use crate::error::{ConfigError, StoreError};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::rules::MAX_RULES;
-use crate::store::Store;
-use crate::store::table::{Place, Shard, Table};
+use crate::store::hash::NumberHasher;
+use crate::store::table::{Entry, Place, Room, Shard, Table};
+use crate::store::{Operate, Standing, Store};
 use crate::window::{Outcome, SlidingWindow, Terms};
 
 /// Counters in this process: strict, bounded, without a background task.
@@ -22,7 +24,7 @@ use crate::window::{Outcome, SlidingWindow, Terms};
 ///
 /// # Memory
 ///
-/// Each rule remembers about `capacity` keys, at 128 bytes for each that has come so far and about 16 for each that may. A key is
+/// Each rule remembers about `capacity` keys, at 112 bytes for each that has come so far and about 54 for each that may. A key is
 /// kept as a hash under keys drawn at random, so nobody outside can make keys meet. When the place for
 /// a further key is taken, the least used one there is forgotten, **but not what it consumed**: newcomers
 /// to that place start from the highest counts that were forgotten there. A flood of keys
@@ -53,6 +55,7 @@ struct Counters {
     rank: usize,
     /// Random keys of a hash for each kind of [`Key`], so that kinds never meet.
     hashers: [SipHasher13; Key::KINDS],
+    number: NumberHasher,
     table: Table,
 }
 
@@ -110,13 +113,18 @@ impl Store for MemoryStore {
             let counters = Arc::clone(counters);
             return MemoryScope { counters };
         }
-        let hasher = |_| {
+        let secret = || {
             let keys = RandomState::new();
-            SipHasher13::new_with_keys(keys.hash_one(0), keys.hash_one(1))
+            (keys.hash_one(0), keys.hash_one(1))
+        };
+        let hasher = |_| {
+            let (one, other) = secret();
+            SipHasher13::new_with_keys(one, other)
         };
         let counters = Arc::new(Counters {
             rank: tables.len(),
             hashers: std::array::from_fn(hasher),
+            number: NumberHasher::new(secret()),
             table: Table::with_capacity(self.shared.capacity),
         });
         tables.push((policy.name().to_owned(), Arc::clone(&counters)));
@@ -129,13 +137,106 @@ impl Store for MemoryStore {
     }
 }
 
+impl Operate for MemoryStore {
+    async fn peek(&self, of: &Charge<'_, MemoryScope>) -> Result<Standing, StoreError> {
+        let now = self.now();
+        let (place, mut shard) = of.scope.counters.hold(of.key);
+        let entry = shard.find(place);
+        let window = settle(&mut shard, place, entry, of.terms, now);
+        let until = entry.map_or(0, |entry| shard.blocked_until(entry));
+        let rest = until.saturating_sub(now);
+        Ok(Standing {
+            outcome: window.decide(now, 0).in_window_of(of.terms),
+            blocked_for: (rest > 0).then(|| Duration::from_micros(rest)),
+        })
+    }
+
+    async fn reset(&self, of: &Charge<'_, MemoryScope>) -> Result<(), StoreError> {
+        let (place, mut shard) = of.scope.counters.hold(of.key);
+        // A key that is not known begins from what was forgotten in its place, so it has to be made known.
+        shard.put(place, &SlidingWindow::new(of.terms), self.now());
+        Ok(())
+    }
+
+    async fn block(&self, of: &Charge<'_, MemoryScope>, time: Duration) -> Result<(), StoreError> {
+        let now = self.now();
+        let (place, mut shard) = of.scope.counters.hold(of.key);
+        let entry = shard.find(place);
+        let window = settle(&mut shard, place, entry, of.terms, now);
+        let entry = shard.put(place, &window, now);
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        shard.block_until(entry, now.saturating_add(time));
+        Ok(())
+    }
+
+    async fn unblock(&self, of: &Charge<'_, MemoryScope>) -> Result<(), StoreError> {
+        let (place, mut shard) = of.scope.counters.hold(of.key);
+        if let Some(entry) = shard.find(place) {
+            shard.block_until(entry, 0);
+        }
+        Ok(())
+    }
+
+    type Receipt = MemoryReceipt;
+
+    fn receipt(&self, charges: &Charges<'_, MemoryScope>, decision: &Decision) -> MemoryReceipt {
+        let Some(moment) = decision.moment() else {
+            return MemoryReceipt {
+                taken: Box::new([]),
+            };
+        };
+        let taken = charges.iter().zip(decision.iter());
+        // A shadow without room was not charged.
+        let taken = taken.filter(|(charge, (_, outcome))| outcome.passes() && charge.cost > 0);
+        let taken = taken.map(|(charge, _)| Taken {
+            place: charge.scope.counters.place(charge.key),
+            counters: Arc::clone(&charge.scope.counters),
+            width: charge.terms.width,
+            moment,
+            units: charge.cost,
+        });
+        MemoryReceipt {
+            taken: taken.collect(),
+        }
+    }
+
+    fn refund(&self, receipt: MemoryReceipt) {
+        for taken in receipt.taken {
+            let mut shard = taken.counters.table.shard(taken.place);
+            let Some(entry) = shard.find(taken.place) else {
+                continue;
+            };
+            let mut window = shard.window(entry);
+            if window.terms().width == taken.width {
+                window.refund(window.bucket_of(taken.moment), taken.units);
+                shard.put(taken.place, &window, self.now());
+            }
+        }
+    }
+}
+
+/// What a decision in memory has charged.
+#[derive(Debug)]
+pub struct MemoryReceipt {
+    taken: Box<[Taken]>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    counters: Arc<Counters>,
+    place: Place,
+    width: u64,
+    moment: u64,
+    units: u32,
+}
+
 #[inline]
 fn decide_at(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
     match charges.only() {
         Some(charge) => {
             let mut decision = Decision::empty();
             decision.push(charge.number, marked(charge, decide_one(now, charge)));
-            decision
+            decision.charged_at(now)
         }
         None => decide_all(now, charges),
     }
@@ -161,7 +262,7 @@ fn decide_all(now: u64, charges: &Charges<'_, MemoryScope>) -> Decision {
         held.settle(now, charge, all_pass);
         decision.push(charge.number, marked(&charge, held.outcome));
     }
-    decision
+    decision.charged_at(now)
 }
 
 #[inline]
@@ -177,76 +278,148 @@ fn marked(charge: &Charge<'_, MemoryScope>, outcome: Outcome) -> Outcome {
 struct Held<'a> {
     shard: MutexGuard<'a, Shard>,
     place: Place,
-    window: SlidingWindow,
+    found: Found,
     outcome: Outcome,
+}
+
+enum Found {
+    /// There is room in the newest bucket.
+    Room(Room),
+    /// All else.
+    Window(SlidingWindow),
+    Blocked,
 }
 
 impl<'a> Held<'a> {
     fn new(now: u64, charge: &Charge<'a, MemoryScope>) -> Self {
         let counters = &*charge.scope.counters;
         let place = counters.place(charge.key);
-        let mut shard = lock(counters.table.shard(place));
-        let window = settle(&mut shard, place, charge.terms, now);
+        let mut shard = counters.table.shard(place);
+        let entry = shard.find(place);
+        let room = entry.and_then(|entry| shard.room(entry, charge.terms, now, charge.cost));
+        let (outcome, found) = if let Some(room) = room {
+            (room.taken, Found::Room(room))
+        } else {
+            let window = settle(&mut shard, place, entry, charge.terms, now);
+            match blocked(&shard, entry, &window, now) {
+                Some(blocked) => (blocked, Found::Blocked),
+                None => (window.decide(now, charge.cost), Found::Window(window)),
+            }
+        };
         Self {
-            outcome: window.decide(now, charge.cost),
             shard,
             place,
-            window,
+            found,
+            outcome,
         }
     }
 
     fn settle(&mut self, now: u64, charge: Charge<'_, MemoryScope>, all_pass: bool) {
-        if all_pass && self.outcome.passes() && charge.cost > 0 {
-            self.window.charge(now, charge.cost);
-            self.shard.put(self.place, self.window, now);
-        } else if !all_pass && self.outcome.passes() {
+        if !self.outcome.passes() {
+            return;
+        }
+        match &mut self.found {
+            Found::Room(room) if all_pass => self.shard.take(room),
+            Found::Window(window) if all_pass && charge.cost > 0 => {
+                window.charge(now, charge.cost);
+                self.shard.put(self.place, window, now);
+            }
+            _ if all_pass => {}
             // What it would be told for a request that takes nothing.
-            self.outcome = self.window.decide(now, 0);
+            Found::Room(room) => self.outcome = room.left,
+            Found::Window(window) => self.outcome = window.decide(now, 0),
+            Found::Blocked => {}
         }
     }
 }
 
+#[inline]
 fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>) -> Outcome {
     let counters = &*charge.scope.counters;
     let place = counters.place(charge.key);
-    let terms = charge.terms;
-    let mut shard = lock(counters.table.shard(place));
-    if let Some(window) = shard.known(place)
-        && window.terms() == terms
+    let mut shard = counters.table.shard(place);
+    let entry = shard.find(place);
+    if let Some(entry) = entry
+        && let Some(room) = shard.room(entry, charge.terms, now, charge.cost)
     {
-        return window.admit(now, charge.cost);
+        shard.take(&room);
+        return room.taken;
     }
-    let mut window = settle(&mut shard, place, terms, now);
+    decide_whole(&mut shard, place, entry, now, charge)
+}
+
+#[cold]
+fn decide_whole(
+    shard: &mut Shard,
+    place: Place,
+    entry: Option<Entry>,
+    now: u64,
+    charge: &Charge<'_, MemoryScope>,
+) -> Outcome {
+    let mut window = settle(shard, place, entry, charge.terms, now);
+    if let Some(blocked) = blocked(shard, entry, &window, now) {
+        return blocked;
+    }
     let outcome = window.admit(now, charge.cost);
     if outcome.passes() && charge.cost > 0 {
-        shard.put(place, window, now);
+        shard.put(place, &window, now);
     }
     outcome
 }
 
+/// What a blocked key is told.
+fn blocked(
+    shard: &Shard,
+    entry: Option<Entry>,
+    window: &SlidingWindow,
+    now: u64,
+) -> Option<Outcome> {
+    let until = entry.map_or(0, |entry| shard.blocked_until(entry));
+    (until > now).then(|| window.decide(now, 0).blocked_for(until - now))
+}
+
 /// The window of a key under the terms that hold.
-fn settle(shard: &mut Shard, place: Place, terms: Terms, now: u64) -> SlidingWindow {
-    let Some(known) = shard.known(place) else {
+fn settle(
+    shard: &mut Shard,
+    place: Place,
+    entry: Option<Entry>,
+    terms: Terms,
+    now: u64,
+) -> SlidingWindow {
+    let Some(entry) = entry else {
         let mut window = shard.newcomer(place, terms, now);
         window.renew(terms, now);
         return window;
     };
-    let mut window = *known;
+    let mut window = shard.window(entry);
     if window.renew(terms, now) {
         // The newest version holds for all from now on, whatever becomes of this request.
-        *known = window;
+        shard.put(place, &window, now);
     }
     window
 }
 
 impl Counters {
+    fn hold(&self, key: Key<'_>) -> (Place, MutexGuard<'_, Shard>) {
+        let place = self.place(key);
+        (place, self.table.shard(place))
+    }
+
+    #[inline]
     fn place(&self, key: Key<'_>) -> Place {
-        let hash = self.hashers[usize::from(key.kind())].hash(key.as_bytes());
-        self.table.place(hash.h1, hash.h2)
+        let kind = usize::from(key.kind());
+        match key.number() {
+            // What tells a number from others is the number.
+            Some(number) => self.table.place(self.number.hash(number), number),
+            None => {
+                let hash = self.hashers[kind].hash(key.as_bytes());
+                self.table.place(hash.h1, hash.h2)
+            }
+        }
     }
 }
 
-/// A panic under the lock can only come from a bug in the arithmetic, and leaves whole counters.
+/// The list is whole after each statement.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
