@@ -86,4 +86,5 @@ pub use crate::service::RateLimit;
 pub use crate::store::memory::{MemoryReceipt, MemoryScope, MemoryStore};
 #[cfg(feature = "redis")]
 pub use crate::store::redis::{Outage, RedisDeciding, RedisScope, RedisStore};
+pub use crate::store::{Operate, Standing, Store};
 pub use crate::wait::{WaitFuture, Waiting};
