@@ -1,5 +1,7 @@
 //! What the user tells the layer: what to keep of a request, and what to do with a failure.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Envelope;
@@ -47,6 +49,9 @@ pub enum Disposition {
     DeadLetter,
     /// It is not dead: give the error to the caller, who does not acknowledge the request.
     Propagate,
+    /// It is not dead and should come again after this time: the caller gets a
+    /// [`Parked`](crate::Parked), and does not acknowledge the request.
+    Park(Duration),
 }
 
 /// How a request ended that may be acknowledged.

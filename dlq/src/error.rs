@@ -73,6 +73,21 @@ pub enum SinkError {
         /// Where it lies in the file, in bytes.
         offset: u64,
     },
+    /// An entry of a stream is not a letter, or cannot be read by this version. It is left where it is.
+    NotALetter {
+        /// The stream.
+        stream: String,
+        /// The id of the entry.
+        entry: String,
+        /// Why it cannot be read.
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// More letters came in a short time than the sink is to take: something is wrong with more than the
+    /// messages. See [`FloodGuard`](crate::FloodGuard).
+    Flooded {
+        /// How long until it takes the next.
+        retry_in: Duration,
+    },
     /// Reading or writing failed.
     Io(Arc<io::Error>),
     /// Anything else, from a sink made elsewhere.
@@ -108,6 +123,14 @@ impl fmt::Display for SinkError {
             Self::TimedOut(limit) => write!(f, "the sink did not answer within {limit:?}"),
             Self::Closed => f.write_str("the sink is closed"),
             Self::Damaged { offset } => write!(f, "the letter at byte {offset} is damaged"),
+            Self::NotALetter { stream, entry, .. } => {
+                write!(f, "entry {entry} of {stream} is not a letter")
+            }
+            Self::Flooded { retry_in } => write!(
+                f,
+                "a flood of letters: the next is taken in {} ms",
+                retry_in.as_millis()
+            ),
             Self::Io(_) => f.write_str("reading or writing letters failed"),
             Self::Other(error) => error.fmt(f),
         }
@@ -118,6 +141,7 @@ impl Error for SinkError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Io(error) => Some(&**error),
+            Self::NotALetter { source, .. } => Some(&**source),
             Self::Other(error) => error.source(),
             _ => None,
         }
@@ -160,6 +184,46 @@ impl fmt::Display for NotWritten {
 impl Error for NotWritten {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.source)
+    }
+}
+
+/// The request failed, is not dead, and should come again after a while: what
+/// [`Disposition::Park`](crate::Disposition::Park) makes of an error. **Do not acknowledge it.**
+///
+/// It comes inside a [`BoxError`]; [`Parked::find`] gets it back. Its `source()` is the service's error.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Parked {
+    /// How long to wait before the request is handled again.
+    pub wait: Duration,
+    /// Why the request failed.
+    pub source: BoxError,
+}
+
+impl Parked {
+    /// A request that should come again after `wait`.
+    pub fn new(wait: Duration, source: impl Into<BoxError>) -> Self {
+        Self {
+            wait,
+            source: source.into(),
+        }
+    }
+
+    /// The first `Parked` in the chain of sources that starts with `error` itself.
+    pub fn find(error: &BoxError) -> Option<&Self> {
+        find(error)
+    }
+}
+
+impl fmt::Display for Parked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "to be handled again in {:?}", self.wait)
+    }
+}
+
+impl Error for Parked {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
     }
 }
 

@@ -13,8 +13,8 @@ use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
 use crate::{
-    BoxError, Envelope, Letter, LetterId, NotWritten, Outcome, Panicked, Sink, SinkError, Written,
-    layer::Parts, telemetry,
+    BoxError, Disposition, Envelope, Letter, LetterId, NotWritten, Outcome, Panicked, Parked, Sink,
+    SinkError, Written, layer::Parts, telemetry,
 };
 
 pin_project! {
@@ -100,10 +100,17 @@ where
                     this.state.set(State::Done);
                     match (outcome, envelope) {
                         (Ok(answer), _) => return Poll::Ready(Ok(Outcome::Done(answer))),
-                        (Err(error), Some(envelope)) if this.parts.after.is_dead(&error) => {
-                            this.state.set(write(this.parts, envelope, error));
-                        }
-                        (Err(error), _) => return Poll::Ready(Err(error)),
+                        (Err(error), None) => return Poll::Ready(Err(error)),
+                        (Err(error), Some(envelope)) => match this.parts.after.dispose(&error) {
+                            Disposition::DeadLetter => {
+                                this.state.set(write(this.parts, envelope, error));
+                            }
+                            Disposition::Propagate => return Poll::Ready(Err(error)),
+                            Disposition::Park(wait) => {
+                                let parked = Parked::new(wait, error);
+                                return Poll::Ready(Err(parked.into()));
+                            }
+                        },
                     }
                 }
                 // ## Panicked => Writing

@@ -19,6 +19,8 @@ struct Wire {
     schema: u32,
     id: String,
     origin: Origin,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copy_at: Option<Origin>,
     generation: u32,
     key: Option<Base64>,
     headers: Vec<(Arc<str>, Base64)>,
@@ -55,6 +57,7 @@ impl Serialize for Letter {
             schema: SCHEMA,
             id: self.id().to_string(),
             origin: self.origin.clone(),
+            copy_at: self.copy_at.clone(),
             generation: self.generation,
             key: self.key.as_ref().map(encode),
             headers: self
@@ -92,6 +95,7 @@ impl<'de> Deserialize<'de> for Letter {
         let last_failure = time(wire.last_failure_ms)?;
         let letter = Self {
             origin: wire.origin,
+            copy_at: wire.copy_at,
             generation: wire.generation,
             key: wire.key.map(|key| key.0),
             headers: wire
@@ -132,6 +136,7 @@ impl Letter {
     /// | `schema` | the version of this form, 1 |
     /// | `id`, `fingerprint` | hexadecimal digits |
     /// | `origin` | `{"log": {topic, partition, offset}}`, `{"stream": {stream, id}}` or `{"named": {kind, name}}` |
+    /// | `copy_at` | in the same form where the copy lay that died; left out for the first |
     /// | `generation`, `attempts` | numbers |
     /// | `key`, `payload` | base64; no key is `null` |
     /// | `headers` | pairs of name and base64 value |

@@ -87,7 +87,8 @@ impl<S, C> DeadLetterLayer<S, C> {
         self
     }
 
-    /// Decides which errors are dead and which go to the caller. A panic is always dead.
+    /// Decides which errors are dead, which go to the caller, and which say that the request should
+    /// come again later. A panic is always dead.
     pub fn dispose(
         mut self,
         dispose: impl Fn(&BoxError) -> Disposition + Send + Sync + 'static,
@@ -127,9 +128,12 @@ impl<S, C> DeadLetterLayer<S, C> {
 }
 
 impl After {
-    /// Is this error dead?
-    pub(crate) fn is_dead(&self, error: &BoxError) -> bool {
-        error.is::<Panicked>() || (self.dispose)(error) == Disposition::DeadLetter
+    /// What is to become of a request that failed so.
+    pub(crate) fn dispose(&self, error: &BoxError) -> Disposition {
+        match error.is::<Panicked>() {
+            true => Disposition::DeadLetter,
+            false => (self.dispose)(error),
+        }
     }
 
     pub(crate) fn explain(&self, error: &BoxError) -> Failure {

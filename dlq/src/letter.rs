@@ -29,6 +29,8 @@ const LONGEST_CHAIN: usize = 32;
 pub struct Envelope {
     /// Where the request came from.
     pub origin: Origin,
+    /// Where this copy lies, if it is not the first: see [`headers`](Self::headers).
+    pub copy_at: Option<Origin>,
     /// How often it has been redriven. 0 for a request that comes from its source for the first time.
     pub generation: u32,
     /// The key, where there is one.
@@ -44,6 +46,7 @@ impl Envelope {
     pub fn new(origin: Origin, payload: impl Into<Bytes>) -> Self {
         Self {
             origin,
+            copy_at: None,
             generation: 0,
             key: None,
             headers: Vec::new(),
@@ -73,7 +76,8 @@ impl Envelope {
     }
 
     /// Adds headers of a message that may be a redriven copy: [`GENERATION_HEADER`] and
-    /// [`ORIGIN_HEADER`] become its generation and origin, all others are added as they are.
+    /// [`ORIGIN_HEADER`] become its generation and origin, all others are added as they are. The origin
+    /// it had before is the place of the copy, [`copy_at`](Self::copy_at).
     ///
     /// Whoever can write these two headers can claim to be another message. A sink that finds the
     /// same id with other bytes refuses it, so nothing is lost; where strangers write to the
@@ -91,9 +95,11 @@ impl Envelope {
                     .ok()
                     .and_then(|text| text.parse().ok())
                     .map(|generation| self.generation = generation),
-                ORIGIN_HEADER => serde_json::from_slice(&value)
-                    .ok()
-                    .map(|origin| self.origin = origin),
+                ORIGIN_HEADER => serde_json::from_slice(&value).ok().map(|origin| {
+                    let place = std::mem::replace(&mut self.origin, origin);
+                    // Of several, the first took the place from where it really was.
+                    self.copy_at.get_or_insert(place);
+                }),
                 _ => None,
             };
             // One that cannot be read is not ours: it stays a header like any other.
@@ -207,6 +213,8 @@ impl Failure {
 pub struct Letter {
     /// Where the request came from.
     pub origin: Origin,
+    /// Where the copy lay that died, if it was not the first.
+    pub copy_at: Option<Origin>,
     /// How often it has been redriven.
     pub generation: u32,
     /// The key, where there is one.
@@ -230,6 +238,7 @@ impl Letter {
     pub fn new(envelope: Envelope, mut failure: Failure, at: SystemTime) -> Self {
         let Envelope {
             origin,
+            copy_at,
             generation,
             key,
             headers,
@@ -247,6 +256,7 @@ impl Letter {
         Self {
             fingerprint: failure.fingerprint(),
             origin,
+            copy_at,
             generation,
             key,
             headers,
@@ -266,6 +276,7 @@ impl Letter {
     #[must_use]
     pub fn redriven(mut self) -> Self {
         self.generation = self.generation.saturating_add(1);
+        self.copy_at = None;
         self
     }
 

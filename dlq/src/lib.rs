@@ -97,12 +97,17 @@
 
 mod capture;
 mod clock;
+#[cfg(feature = "redis")]
+mod consumer;
 mod error;
 mod fingerprint;
 mod future;
 mod json;
 mod layer;
 mod letter;
+mod monitor;
+#[cfg(feature = "redis")]
+mod names;
 mod origin;
 mod redrive;
 mod service;
@@ -111,17 +116,25 @@ mod telemetry;
 
 pub use capture::{Capture, Disposition, NoCapture, Outcome};
 pub use clock::{SystemClock, WallClock};
-pub use error::{ConfigError, NotWritten, Panicked, RedriveError, RedriveReason, SinkError};
+#[cfg(feature = "redis")]
+pub use consumer::{ConsumeError, Consumer, Message, PARKED_HEADER, Requeue, RequeueError, Totals};
+pub use error::{
+    ConfigError, NotWritten, Panicked, Parked, RedriveError, RedriveReason, SinkError,
+};
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use future::ResponseFuture;
 pub use json::DecodeError;
 pub use layer::DeadLetterLayer;
 pub use letter::{Envelope, Failure, GENERATION_HEADER, Letter, ORIGIN_HEADER};
+pub use monitor::{Alert, Monitor};
 pub use origin::{LetterId, Origin, ParseIdError};
 pub use redrive::{Redrive, Summary};
 pub use service::DeadLetter;
 #[cfg(all(feature = "file", unix))]
 pub use sink::file::{FileOptions, FileSink, OpenError};
+pub use sink::flood::FloodGuard;
+#[cfg(feature = "redis")]
+pub use sink::redis::RedisSink;
 pub use sink::{Cursor, Depth, Filter, Page, Queue, Sink, Span, Written, memory::MemorySink};
 
 /// The error of a layered service: any error, boxed.

@@ -1,7 +1,10 @@
 //! Every event and counter of this crate. Without the features nothing is compiled in.
 //!
 //! Metrics: `seawall_dlq_letters_total` with the label `written` (`new`, `repeat`, `failed`),
-//! `seawall_dlq_redriven_total`, and the gauge `seawall_dlq_depth`.
+//! `seawall_dlq_redriven_total`, the gauges `seawall_dlq_depth`, `seawall_dlq_oldest_seconds` and
+//! `seawall_dlq_alert` (1 while raised), and of the consumer `seawall_dlq_messages_total` with the label
+//! `ended` (`done`, `dead`, `parked`, `failed`), `seawall_dlq_suspects_total`,
+//! `seawall_dlq_condemned_total` and `seawall_dlq_delayed_back_total`.
 
 use crate::{LetterId, SinkError, Written};
 
@@ -46,4 +49,92 @@ pub(crate) fn not_rewritten(error: &std::io::Error) {
     #[cfg(feature = "tracing")]
     tracing::warn!(%error, "file of letters not rewritten");
     let _ = error;
+}
+
+/// A monitor has looked at a queue.
+pub(crate) fn watched(depth: &crate::Depth, oldest_age: std::time::Duration) {
+    #[cfg(feature = "metrics")]
+    {
+        metrics::gauge!("seawall_dlq_depth").set(depth.letters as f64);
+        metrics::gauge!("seawall_dlq_oldest_seconds").set(oldest_age.as_secs_f64());
+    }
+    let _ = (depth, oldest_age);
+}
+
+/// A monitor could not look.
+pub(crate) fn not_watched(error: &SinkError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(%error, "dead letters cannot be counted");
+    let _ = error;
+}
+
+/// An alert was raised or cleared.
+pub(crate) fn alert(alert: &crate::Alert) {
+    let raised = matches!(alert, crate::Alert::Raised(_));
+    #[cfg(feature = "tracing")]
+    match alert {
+        crate::Alert::Raised(depth) => {
+            tracing::error!(letters = depth.letters, "too many dead letters");
+        }
+        crate::Alert::Cleared(depth) => {
+            tracing::info!(letters = depth.letters, "few dead letters again");
+        }
+    }
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("seawall_dlq_alert").set(f64::from(u8::from(raised)));
+    let _ = raised;
+}
+
+#[cfg(feature = "redis")]
+pub(crate) use consumer::*;
+
+#[cfg(feature = "redis")]
+mod consumer {
+    use crate::BoxError;
+
+    /// A message was handled: `done`, `dead`, `parked` or `failed`.
+    pub(crate) fn ended(id: &str, how: &'static str, error: Option<&BoxError>) {
+        #[cfg(feature = "tracing")]
+        if let Some(error) = error {
+            tracing::warn!(id, how, %error, "message not acknowledged");
+        }
+        #[cfg(feature = "metrics")]
+        metrics::counter!("seawall_dlq_messages_total", "ended" => how).increment(1);
+        let _ = (id, how, error);
+    }
+
+    /// Messages of a worker that is gone were taken over.
+    pub(crate) fn suspects(ids: &[std::sync::Arc<str>]) {
+        #[cfg(feature = "tracing")]
+        tracing::warn!(
+            messages = ids.len(),
+            "taken over from a worker that is gone"
+        );
+        #[cfg(feature = "metrics")]
+        metrics::counter!("seawall_dlq_suspects_total").increment(ids.len() as u64);
+        let _ = ids;
+    }
+
+    /// A message has ended its worker as often as it may.
+    pub(crate) fn condemned(id: &str, starts: u32) {
+        #[cfg(feature = "tracing")]
+        tracing::error!(id, starts, "message kills its worker");
+        #[cfg(feature = "metrics")]
+        metrics::counter!("seawall_dlq_condemned_total").increment(1);
+        let _ = (id, starts);
+    }
+
+    /// Delayed messages are back in their stream.
+    pub(crate) fn back(messages: u64) {
+        #[cfg(feature = "metrics")]
+        metrics::counter!("seawall_dlq_delayed_back_total").increment(messages);
+        let _ = messages;
+    }
+
+    /// Redis failed. It is asked again.
+    pub(crate) fn unreachable(what: &'static str, error: &dyn std::fmt::Display) {
+        #[cfg(feature = "tracing")]
+        tracing::warn!(what, %error, "Redis failed");
+        let _ = (what, error);
+    }
 }

@@ -6,7 +6,10 @@ use crate::{Fingerprint, Letter, LetterId, SinkError};
 
 #[cfg(all(feature = "file", unix))]
 pub(crate) mod file;
+pub(crate) mod flood;
 pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 
 /// What became of a letter that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,0 +1,545 @@
+//! What a consumer asks of Redis: each question one command or one script over keys of one slot, and each
+//! may be sent twice.
+
+use std::{sync::Arc, time::Duration};
+
+use ::redis::{
+    AsyncConnectionConfig, Cmd, ErrorKind, RedisError, Value,
+    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
+};
+use bytes::Bytes;
+use seawall_redis::{Breaker, Client, Error, Script, Shared};
+
+use super::{ConsumeError, Message};
+use crate::{ConfigError, names};
+
+/// For everything but reading, which has a connection of its own.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a read waits on the server for messages to come. A shutdown waits for it.
+pub(super) const BLOCK: Duration = Duration::from_millis(500);
+/// How much longer than that its answer may take.
+const READ_SLACK: Duration = Duration::from_secs(5);
+/// Messages that are put back into the stream by one script.
+const MOVED_AT_ONCE: &str = "100";
+/// A message of more fields is not put off on the server: a script can hand on so many.
+const MOST_FIELDS: usize = 1000;
+
+/// Acknowledges messages, and takes back the marks of suspects that ran and came back.
+///
+/// KEYS: stream, starts. ARGV: group, number of messages to acknowledge, these, pairs of entry and mark.
+static SETTLE: Script = Script::new(
+    r"
+local last = 2 + tonumber(ARGV[2])
+for i = 3, last do
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+  redis.call('HDEL', KEYS[2], ARGV[i])
+end
+for i = last + 1, #ARGV, 2 do
+  local found = redis.call('HGET', KEYS[2], ARGV[i])
+  if found then
+    local count, mark = string.match(found, '^(%d+) (.*)$')
+    if mark == ARGV[i + 1] then
+      redis.call('HSET', KEYS[2], ARGV[i], string.format('%d -', tonumber(count) - 1))
+    end
+  end
+end
+return 1
+",
+);
+
+/// Marks the start of a suspect, or says that it has been started too often. Sent twice with one mark it
+/// counts once.
+///
+/// KEYS: stream, starts. ARGV: group, consumer, entry, mark, most starts.
+static START: Script = Script::new(
+    r"
+if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then
+  return {'elsewhere'}
+end
+local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])
+if #entry == 0 then
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+  redis.call('HDEL', KEYS[2], ARGV[3])
+  return {'gone'}
+end
+local count, mark = 0, ''
+local found = redis.call('HGET', KEYS[2], ARGV[3])
+if found then
+  count, mark = string.match(found, '^(%d+) (.*)$')
+  count = tonumber(count)
+end
+if mark ~= ARGV[4] then
+  if count >= tonumber(ARGV[5]) then
+    return {'poison', count, entry[1][2]}
+  end
+  count = count + 1
+  redis.call('HSET', KEYS[2], ARGV[3], string.format('%d %s', count, ARGV[4]))
+end
+return {'start', count, entry[1][2]}
+",
+);
+
+/// Sets how long messages have been idle, of those that are still this consumer's, and answers which are
+/// not any more.
+///
+/// KEYS: stream. ARGV: group, consumer, idle, entries.
+static HOLD: Script = Script::new(
+    r"
+local lost = {}
+for i = 4, #ARGV do
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 0 then
+    lost[#lost + 1] = ARGV[i]
+  else
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', ARGV[3], 'JUSTID')
+  end
+end
+return lost
+",
+);
+
+/// Puts a message off and acknowledges it. Does nothing for one that is acknowledged already, as when it
+/// is sent twice.
+///
+/// KEYS: stream, starts, delayed, their fields. ARGV: group, entry, letter id, delay, fields.
+static DELAY: Script = Script::new(
+    r"
+if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) == 0 then
+  return 0
+end
+local fields = {}
+for i = 5, #ARGV do
+  fields[#fields + 1] = ARGV[i]
+end
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.ceil(tonumber(time[2]) / 1000)
+redis.call('HSET', KEYS[4], ARGV[3], cmsgpack.pack(fields))
+redis.call('ZADD', KEYS[3], string.format('%.0f', now + tonumber(ARGV[4])), ARGV[3])
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HDEL', KEYS[2], ARGV[2])
+return 1
+",
+);
+
+/// Puts what is due back into the stream. Answers how many, and how long until the next, or -1.
+///
+/// KEYS: stream, delayed, their fields. ARGV: most.
+static MOVE: Script = Script::new(
+    r"
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
+for _, id in ipairs(due) do
+  local fields = redis.call('HGET', KEYS[3], id)
+  if fields then
+    redis.call('XADD', KEYS[1], '*', unpack(cmsgpack.unpack(fields)))
+    redis.call('HDEL', KEYS[3], id)
+  end
+  redis.call('ZREM', KEYS[2], id)
+end
+local next = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+if #next == 0 then
+  return {#due, -1}
+end
+return {#due, math.max(0, tonumber(next[2]) - now)}
+",
+);
+
+/// Reads while no message of the group is with anybody else, nor with this consumer without its knowledge.
+///
+/// KEYS: stream. ARGV: group, consumer, most, messages it knows.
+static READ_ALONE: Script = Script::new(
+    r"
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
+if pending[1] > tonumber(ARGV[4]) then
+  return false
+end
+return redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
+",
+);
+
+/// Takes consumers out of the group that have nothing and were not seen for as long as is said, and the
+/// one that is named. One with messages stays, for they would be lost with it.
+///
+/// KEYS: stream. ARGV: group, consumer, unseen for.
+static SWEEP: Script = Script::new(
+    r"
+for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local consumer = {}
+  for i = 1, #info, 2 do
+    consumer[info[i]] = info[i + 1]
+  end
+  if consumer.pending == 0 and (consumer.name == ARGV[2] or consumer.idle > tonumber(ARGV[3])) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+  end
+end
+return 1
+",
+);
+
+/// A consumer's place in a group.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    client: Client<Shared<ConnectionManager>>,
+    reading: ::redis::Client,
+    place: Arc<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    stream: Arc<str>,
+    group: String,
+    consumer: String,
+    starts: String,
+    delayed: String,
+    fields: String,
+}
+
+/// What becomes of a suspect.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// It may run: its start is marked.
+    Run(Message),
+    /// It has been started so often, and none came back.
+    Poison(Message, u32),
+    /// It is with another consumer now, or acknowledged.
+    Elsewhere,
+    /// It is not in the stream any more.
+    Gone,
+}
+
+/// What is settled with one script.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Settlement {
+    /// Messages that are done.
+    pub(super) done: Vec<Arc<str>>,
+    /// Suspects that ran and came back, each with its mark.
+    pub(super) came_back: Vec<(Arc<str>, String)>,
+}
+
+impl Settlement {
+    pub(super) fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.came_back.is_empty()
+    }
+
+    /// Takes some of it out, at most so many of each kind.
+    pub(super) fn take(&mut self, most: usize) -> Self {
+        Self {
+            done: self.done.drain(..most.min(self.done.len())).collect(),
+            came_back: self
+                .came_back
+                .drain(..most.min(self.came_back.len()))
+                .collect(),
+        }
+    }
+
+    pub(super) fn put_back(&mut self, other: Self) {
+        self.done.extend(other.done);
+        self.came_back.extend(other.came_back);
+    }
+}
+
+/// The connection of reads, which are blocked on the server. It goes into each read and comes back.
+pub(super) type Reading = Option<MultiplexedConnection>;
+
+impl Group {
+    pub(super) fn new(
+        client: &::redis::Client,
+        stream: &str,
+        group: &str,
+        consumer: String,
+    ) -> Result<Self, ConsumeError> {
+        let place = Place::new(stream, group, consumer)?;
+        let config = ConnectionManagerConfig::new()
+            .set_max_delay(Duration::from_millis(500))
+            .set_response_timeout(Some(DEADLINE));
+        let connection = client
+            .get_connection_manager_lazy(config)
+            .map_err(ConsumeError::from)?;
+        Ok(Self {
+            // Nothing gets better by not asking: what fails is asked again after a pause.
+            client: Client::shared(connection)
+                .deadline(DEADLINE)
+                .breaker(Breaker::never()),
+            reading: client.clone(),
+            place: Arc::new(place),
+        })
+    }
+
+    pub(super) fn client(&self) -> Client<Shared<ConnectionManager>> {
+        self.client.clone()
+    }
+
+    /// Makes the group where there is none, to begin with the first message of the stream.
+    pub(super) async fn join(&self, make_stream: bool) -> Result<(), ConsumeError> {
+        let mut create = Cmd::new();
+        create.arg("XGROUP").arg("CREATE").arg(&*self.place.stream);
+        create.arg(&self.place.group).arg("0");
+        if make_stream {
+            create.arg("MKSTREAM");
+        }
+        match self.client.command(&create).await {
+            Ok(_) => Ok(()),
+            Err(Error::Redis(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
+            Err(Error::Redis(error)) if error.to_string().contains("MKSTREAM") => {
+                Err(ConsumeError::NoStream(self.place.stream.to_string()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for new messages, a short while. The connection comes back if it may be used again.
+    pub(super) async fn read(
+        &self,
+        connection: Reading,
+        most: usize,
+    ) -> (Reading, Result<Vec<Message>, RedisError>) {
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(DEADLINE))
+                    .set_response_timeout(Some(BLOCK + READ_SLACK));
+                match self
+                    .reading
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await
+                {
+                    Ok(connection) => connection,
+                    Err(error) => return (None, Err(error)),
+                }
+            }
+        };
+        let mut read = Cmd::new();
+        read.arg("XREADGROUP").arg("GROUP").arg(&self.place.group);
+        read.arg(&self.place.consumer).arg("COUNT").arg(most);
+        read.arg("BLOCK").arg(BLOCK.as_millis() as u64);
+        read.arg("STREAMS").arg(&*self.place.stream).arg(">");
+        match read.query_async::<Value>(&mut connection).await {
+            Ok(answer) => (Some(connection), Ok(self.messages(answer))),
+            // What it left on the connection is not worth knowing.
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    /// Reads new messages if all that the group has not finished are the `known` of this consumer.
+    pub(super) async fn read_alone(
+        &self,
+        most: usize,
+        known: usize,
+    ) -> Result<Vec<Message>, Error> {
+        let (most, known) = (most.to_string(), known.to_string());
+        let args = [most.as_bytes(), known.as_bytes()];
+        let answer = self
+            .script(&READ_ALONE, &[self.place.stream.as_bytes()], true, &args)
+            .await?;
+        Ok(self.messages(answer))
+    }
+
+    /// Takes over some messages that nobody has held for so long, without raising any count of theirs.
+    pub(super) async fn claim(&self, idle: Duration, most: usize) -> Result<Vec<Arc<str>>, Error> {
+        let mut claim = Cmd::new();
+        claim.arg("XAUTOCLAIM").arg(&*self.place.stream);
+        claim.arg(&self.place.group).arg(&self.place.consumer);
+        claim.arg(millis(idle)).arg("0").arg("COUNT").arg(most);
+        claim.arg("JUSTID");
+        let answer = self.client.command(&claim).await?;
+        let Value::Array(parts) = answer else {
+            return Err(nonsense());
+        };
+        match parts.into_iter().nth(1) {
+            Some(Value::Array(ids)) => Ok(ids.into_iter().filter_map(word).collect()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Marks the start of a suspect, before it is started.
+    pub(super) async fn start(&self, id: &str, mark: &str, most: u32) -> Result<Start, Error> {
+        let most = most.to_string();
+        let args = [id.as_bytes(), mark.as_bytes(), most.as_bytes()];
+        let keys = [self.place.stream.as_bytes(), self.place.starts.as_bytes()];
+        let answer = self.script(&START, &keys, true, &args).await?;
+        let Value::Array(parts) = answer else {
+            return Err(nonsense());
+        };
+        let mut parts = parts.into_iter();
+        let what = parts.next().and_then(word);
+        let mut message = || {
+            let (count, fields) = (parts.next(), parts.next());
+            let (Some(Value::Int(count)), Some(Value::Array(fields))) = (count, fields) else {
+                return Err(nonsense());
+            };
+            let message = Message::from_fields(&self.place.stream, id.into(), fields);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            message.map(|message| (message, count)).ok_or_else(nonsense)
+        };
+        match what.as_deref() {
+            Some("start") => Ok(Start::Run(message()?.0)),
+            Some("poison") => message().map(|(message, count)| Start::Poison(message, count)),
+            Some("elsewhere") => Ok(Start::Elsewhere),
+            Some("gone") => Ok(Start::Gone),
+            _ => Err(nonsense()),
+        }
+    }
+
+    pub(super) async fn settle(&self, settlement: &Settlement) -> Result<(), Error> {
+        let done = settlement.done.len().to_string();
+        let mut args = vec![done.as_bytes()];
+        args.extend(settlement.done.iter().map(|id| id.as_bytes()));
+        for (id, mark) in &settlement.came_back {
+            args.extend([id.as_bytes(), mark.as_bytes()]);
+        }
+        let keys = [self.place.stream.as_bytes(), self.place.starts.as_bytes()];
+        self.script(&SETTLE, &keys, false, &args).await.map(drop)
+    }
+
+    /// Says that these messages are in good hands, or, with an idle time, in none. Answers which of them
+    /// are somebody else's.
+    pub(super) async fn hold(
+        &self,
+        ids: &[Arc<str>],
+        idle: Duration,
+    ) -> Result<Vec<Arc<str>>, Error> {
+        let idle = millis(idle).to_string();
+        let mut args = vec![idle.as_bytes()];
+        args.extend(ids.iter().map(|id| id.as_bytes()));
+        match self
+            .script(&HOLD, &[self.place.stream.as_bytes()], true, &args)
+            .await?
+        {
+            Value::Array(lost) => Ok(lost.into_iter().filter_map(word).collect()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Whether a message can be put off on the server.
+    pub(super) fn can_delay(message: &Message) -> bool {
+        message.headers.len() + 4 <= MOST_FIELDS
+    }
+
+    /// Puts a message off until so long from now, by the server's clock, and acknowledges it.
+    pub(super) async fn delay(&self, message: &Message, wait: Duration) -> Result<(), Error> {
+        let id = message.to_letter().id().to_string();
+        // Rounded up: never early.
+        let wait = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        // Beyond what a score holds exactly nothing is due anyway.
+        let wait = wait.min(1 << 50).to_string();
+        let fields: Vec<(Arc<str>, Bytes)> = message.to_put_off();
+        let mut args = vec![message.id.as_bytes(), id.as_bytes(), wait.as_bytes()];
+        for (name, value) in &fields {
+            args.extend([name.as_bytes(), &value[..]]);
+        }
+        let place = &self.place;
+        let keys = [
+            place.stream.as_bytes(),
+            place.starts.as_bytes(),
+            place.delayed.as_bytes(),
+            place.fields.as_bytes(),
+        ];
+        self.script(&DELAY, &keys, false, &args).await.map(drop)
+    }
+
+    /// Puts back what is due. Answers how many, and how long until the next.
+    pub(super) async fn put_back(&self) -> Result<(u64, Option<Duration>), Error> {
+        let place = &self.place;
+        let keys = [
+            place.stream.as_bytes(),
+            place.delayed.as_bytes(),
+            place.fields.as_bytes(),
+        ];
+        let most = MOVED_AT_ONCE.as_bytes();
+        match self.client.script(&MOVE, &keys, &[most]).await? {
+            Value::Array(answer) => match &answer[..] {
+                [Value::Int(moved), Value::Int(next)] => Ok((
+                    u64::try_from(*moved).unwrap_or_default(),
+                    u64::try_from(*next).ok().map(Duration::from_millis),
+                )),
+                _ => Err(nonsense()),
+            },
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Takes consumers out of the group that are gone, or this one if it is leaving.
+    pub(super) async fn sweep(&self, unseen_for: Duration, leaving: bool) -> Result<(), Error> {
+        let unseen_for = millis(unseen_for).to_string();
+        let leaving = if leaving { &self.place.consumer } else { "" };
+        let args = [
+            self.place.group.as_bytes(),
+            leaving.as_bytes(),
+            unseen_for.as_bytes(),
+        ];
+        let keys = [self.place.stream.as_bytes()];
+        self.client.script(&SWEEP, &keys, &args).await.map(drop)
+    }
+
+    /// Runs a script whose first arguments are the group and, where it is asked for, the consumer.
+    async fn script(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        consumer: bool,
+        args: &[&[u8]],
+    ) -> Result<Value, Error> {
+        let mut all = vec![self.place.group.as_bytes()];
+        all.extend(consumer.then_some(self.place.consumer.as_bytes()));
+        all.extend(args);
+        self.client.script(script, keys, &all).await
+    }
+
+    /// The messages of an answer to `XREADGROUP`, in either version of the protocol.
+    fn messages(&self, answer: Value) -> Vec<Message> {
+        let entries = match answer {
+            Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
+            Value::Array(streams) => match streams.into_iter().next() {
+                Some(Value::Array(stream)) => stream.into_iter().nth(1),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(Value::Array(entries)) = entries else {
+            return Vec::new();
+        };
+        let read = |entry| Message::read(&self.place.stream, entry);
+        entries.into_iter().filter_map(read).collect()
+    }
+}
+
+impl Place {
+    fn new(stream: &str, group: &str, consumer: String) -> Result<Self, ConfigError> {
+        Ok(Self {
+            stream: stream.into(),
+            starts: names::starts(stream, group)?,
+            delayed: names::beside(stream, &format!(":{group}:delayed"))?,
+            fields: names::beside(stream, &format!(":{group}:delayed:messages"))?,
+            group: group.to_owned(),
+            consumer,
+        })
+    }
+}
+
+/// Whether asking again cannot help: the stream or the group is not there, or is something else.
+pub(super) fn is_final(error: &RedisError) -> bool {
+    matches!(
+        error.code(),
+        Some("NOGROUP" | "WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS")
+    ) || error.kind() == ErrorKind::AuthenticationFailed
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn word(value: Value) -> Option<Arc<str>> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).ok().map(Into::into),
+        _ => None,
+    }
+}
+
+fn nonsense() -> Error {
+    let error = (
+        ErrorKind::UnexpectedReturnType,
+        "Redis gave an answer that makes no sense",
+    );
+    Error::Redis(error.into())
+}

@@ -1,0 +1,525 @@
+//! The consumer at work: one loop that owns all state, with what takes time in tasks beside it.
+
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ::redis::RedisError;
+use seawall_redis::Error;
+use tokio::{
+    task::{Id as TaskId, JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tower_service::Service;
+
+use super::{
+    ConsumeError, Message, Totals,
+    desk::{Desk, Next},
+    group::{Group, Reading, Settlement, Start, is_final},
+};
+use crate::{BoxError, Failure, Letter, Outcome, Parked, consumer::Settings, telemetry};
+
+/// How long to wait before Redis is asked again after it failed.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How often messages are looked for where order is kept: such a read cannot wait on the server.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often delayed messages are looked for, if none is known to be due before.
+const MOVE: Duration = Duration::from_secs(1);
+/// Suspects that are taken over at once. They run one at a time, so others shall have some.
+const SUSPECTS: usize = 16;
+/// Messages that one script holds or settles.
+const AT_ONCE: usize = 500;
+/// A consumer that has nothing and was not seen for so long is gone. If it is not, it comes back.
+const UNSEEN: Duration = Duration::from_secs(60 * 60);
+
+type Id = Arc<str>;
+
+/// How a message ended.
+enum End {
+    Done,
+    Dead,
+    Parked(Duration, BoxError),
+    Failed(BoxError),
+}
+
+/// What came of something asked of Redis.
+enum Event {
+    Read(Reading, Result<Vec<Message>, RedisError>),
+    ReadAlone(Result<Vec<Message>, Error>),
+    Claimed(Result<Vec<Id>, Error>),
+    Marked(Id, Result<Start, Error>),
+    Settled(Settlement, Result<(), Error>),
+    Held(Result<Vec<Id>, Error>),
+    Delayed(Id, Instant, Result<(), Error>),
+    PutBack(Result<(u64, Option<Duration>), Error>),
+    Swept,
+}
+
+/// Something that is done again and again, once at a time.
+#[derive(Debug)]
+struct Chore {
+    at: Instant,
+    busy: bool,
+}
+
+impl Chore {
+    fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            busy: false,
+        }
+    }
+
+    fn begin(&mut self, now: Instant) -> bool {
+        let begin = !self.busy && self.at <= now;
+        self.busy |= begin;
+        begin
+    }
+
+    fn again_in(&mut self, wait: Duration) {
+        self.busy = false;
+        self.at = Instant::now() + wait;
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        (!self.busy).then_some(self.at)
+    }
+}
+
+pub(super) struct Shift<S> {
+    settings: Settings,
+    group: Group,
+    handler: S,
+    desk: Desk,
+    handling: JoinSet<End>,
+    by_task: HashMap<TaskId, Id>,
+    asking: JoinSet<Event>,
+    connection: Reading,
+    read: Chore,
+    claim: Chore,
+    hold: Chore,
+    put_back: Chore,
+    sweep: Chore,
+    settle: Chore,
+    to_settle: Settlement,
+    marks: u64,
+    totals: Totals,
+}
+
+impl<S, R> Shift<S>
+where
+    S: Service<Message, Response = Outcome<R>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    pub(super) fn new(settings: Settings, group: Group, handler: S) -> Self {
+        Self {
+            desk: Desk::new(settings.limits),
+            settings,
+            group,
+            handler,
+            handling: JoinSet::new(),
+            by_task: HashMap::new(),
+            asking: JoinSet::new(),
+            connection: None,
+            read: Chore::now(),
+            claim: Chore::now(),
+            hold: Chore::now(),
+            put_back: Chore::now(),
+            sweep: Chore::now(),
+            settle: Chore::now(),
+            to_settle: Settlement::default(),
+            marks: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Works until `shutdown`, then ends what has begun.
+    pub(super) async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<Totals, ConsumeError> {
+        let mut shutdown = pin!(shutdown);
+        let mut leave_by = None;
+        loop {
+            let now = Instant::now();
+            self.begin(now);
+            self.ask(now, leave_by.is_some());
+            if let Some(by) = leave_by
+                && ((self.desk.is_idle() && !self.read.busy) || now >= by)
+            {
+                return self.leave().await;
+            }
+            let wake_at = self.wake_at(leave_by);
+            tokio::select! {
+                () = &mut shutdown, if leave_by.is_none() => {
+                    leave_by = Some(Instant::now() + self.settings.drain_for);
+                    self.desk.close();
+                }
+                Some(ended) = self.handling.join_next_with_id() => self.ended(ended),
+                Some(event) = self.asking.join_next() => {
+                    self.answered(event.map_err(ConsumeError::lost)?)?;
+                }
+                () = sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    /// Starts the messages that may be started.
+    fn begin(&mut self, now: Instant) {
+        loop {
+            let settled = self.to_settle.is_empty() && !self.settle.busy;
+            match self.desk.next(now, settled) {
+                None => break,
+                Some(Next::Handle(message)) => self.handle(message),
+                Some(Next::Mark(id)) => self.mark(id),
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        let id = Arc::clone(&message.id);
+        let mut handler = self.handler.clone();
+        let task = self.handling.spawn(async move {
+            let handled = async {
+                poll_fn(|cx| handler.poll_ready(cx)).await?;
+                handler.call(message).await
+            };
+            match handled.await.map_err(Into::into) {
+                Ok(Outcome::Done(_)) => End::Done,
+                Ok(Outcome::DeadLettered(_)) => End::Dead,
+                Err(error) => match Parked::find(&error) {
+                    Some(parked) => End::Parked(parked.wait, error),
+                    None => End::Failed(error),
+                },
+            }
+        });
+        self.by_task.insert(task.id(), id);
+    }
+
+    fn mark(&mut self, id: Id) {
+        self.marks += 1;
+        let number = self.marks;
+        let consumer = &self.settings.consumer;
+        let Some(mark) = self.desk.mark(&id, || format!("{consumer}.{number}")) else {
+            return;
+        };
+        let (group, most) = (self.group.clone(), self.settings.poison_after);
+        self.asking.spawn(async move {
+            let start = group.start(&id, &mark, most).await;
+            Event::Marked(id, start)
+        });
+    }
+
+    /// Writes the letter of a message that ended its worker too often.
+    fn condemn(&mut self, message: Message, starts: u32) {
+        telemetry::condemned(&message.id, starts);
+        self.totals.condemned += 1;
+        let failure = Failure::new(
+            "poison",
+            format!("its worker ended {starts} times while it handled this message"),
+        );
+        let letter = Letter::new(
+            message.to_letter(),
+            failure.attempts(starts),
+            SystemTime::now(),
+        );
+        let write = (self.settings.poison_to)(letter);
+        let task = self.handling.spawn(async move {
+            match write.await {
+                Ok(_) => End::Dead,
+                Err(error) => End::Failed(error.into()),
+            }
+        });
+        self.by_task.insert(task.id(), Arc::clone(&message.id));
+        self.desk.marked(message);
+    }
+
+    fn ended(&mut self, ended: Result<(TaskId, End), JoinError>) {
+        let (task, end) = match ended {
+            Ok((task, end)) => (task, end),
+            // Without a layer that catches it, a panic is a failure like any other.
+            Err(error) => (error.id(), End::Failed(error.into())),
+        };
+        let Some(id) = self.by_task.remove(&task) else {
+            return;
+        };
+        let now = Instant::now();
+        match end {
+            End::Done => {
+                telemetry::ended(&id, "done", None);
+                self.totals.done += 1;
+                self.finish(&id);
+            }
+            End::Dead => {
+                telemetry::ended(&id, "dead", None);
+                self.totals.dead += 1;
+                self.finish(&id);
+            }
+            End::Failed(error) => {
+                telemetry::ended(&id, "failed", Some(&error));
+                self.totals.failed += 1;
+                self.park(&id, now, None);
+            }
+            End::Parked(wait, error) => {
+                telemetry::ended(&id, "parked", Some(&error));
+                self.totals.parked += 1;
+                match self.desk.message(&id) {
+                    Some(message) if self.is_to_be_delayed(&id, message, wait) => {
+                        let (group, message) = (self.group.clone(), message.clone());
+                        self.asking.spawn(async move {
+                            let delayed = group.delay(&message, wait).await;
+                            Event::Delayed(message.id, now + wait, delayed)
+                        });
+                    }
+                    _ => self.park(&id, now, Some(wait)),
+                }
+            }
+        }
+    }
+
+    /// Long waits, and those for which the window has no room, are left to the server. A suspect is
+    /// not, for its marks would be forgotten; nor is anything whose order counts.
+    fn is_to_be_delayed(&self, id: &str, message: &Message, wait: Duration) -> bool {
+        !self.settings.limits.ordered
+            && !self.desk.is_suspect(id)
+            && Group::can_delay(message)
+            && (wait > self.settings.park_up_to || self.desk.is_crowded())
+    }
+
+    fn finish(&mut self, id: &Id) {
+        self.desk.finish(id);
+        self.to_settle.done.push(Arc::clone(id));
+    }
+
+    fn park(&mut self, id: &Id, now: Instant, wait: Option<Duration>) {
+        if let Some(mark) = self.desk.park(id, now, wait) {
+            self.to_settle.came_back.push((Arc::clone(id), mark));
+        }
+    }
+
+    /// Asks Redis what is due to be asked.
+    fn ask(&mut self, now: Instant, leaving: bool) {
+        if !self.to_settle.is_empty() && self.settle.begin(now) {
+            let group = self.group.clone();
+            let settlement = self.to_settle.take(AT_ONCE);
+            self.asking.spawn(async move {
+                let settled = group.settle(&settlement).await;
+                Event::Settled(settlement, settled)
+            });
+        }
+        if self.hold.begin(now) {
+            let (group, ids) = (self.group.clone(), self.desk.ids());
+            self.asking.spawn(async move {
+                let mut lost = Vec::new();
+                for ids in ids.chunks(AT_ONCE) {
+                    match group.hold(ids, Duration::ZERO).await {
+                        Ok(some) => lost.extend(some),
+                        Err(error) => return Event::Held(Err(error)),
+                    }
+                }
+                Event::Held(Ok(lost))
+            });
+        }
+        if leaving {
+            return;
+        }
+        let room = self.desk.room_for_suspects().min(SUSPECTS);
+        if room > 0 && self.claim.begin(now) {
+            let (group, idle) = (self.group.clone(), self.settings.claim_after);
+            self.asking
+                .spawn(async move { Event::Claimed(group.claim(idle, room).await) });
+        }
+        if self.put_back.begin(now) {
+            let group = self.group.clone();
+            self.asking
+                .spawn(async move { Event::PutBack(group.put_back().await) });
+        }
+        if self.sweep.begin(now) {
+            let group = self.group.clone();
+            self.asking.spawn(async move {
+                // It only tidies: when it fails the next will do.
+                drop(group.sweep(UNSEEN, false).await);
+                Event::Swept
+            });
+        }
+        let room = self.desk.room();
+        if room > 0 && self.read.begin(now) {
+            let group = self.group.clone();
+            if self.settings.limits.ordered {
+                let known = self.desk.len();
+                self.asking
+                    .spawn(async move { Event::ReadAlone(group.read_alone(room, known).await) });
+            } else {
+                let connection = self.connection.take();
+                self.asking.spawn(async move {
+                    let (connection, read) = group.read(connection, room).await;
+                    Event::Read(connection, read)
+                });
+            }
+        }
+    }
+
+    fn answered(&mut self, event: Event) -> Result<(), ConsumeError> {
+        match event {
+            Event::Read(connection, Ok(messages)) => {
+                self.connection = connection;
+                self.read.again_in(Duration::ZERO);
+                self.desk.arrive(messages);
+            }
+            Event::Read(_, Err(error)) if is_final(&error) => return Err(error.into()),
+            Event::Read(_, Err(error)) => {
+                telemetry::unreachable("read", &error);
+                self.read.again_in(AGAIN);
+            }
+            Event::ReadAlone(Ok(messages)) => {
+                let wait = if messages.is_empty() {
+                    LOOK
+                } else {
+                    Duration::ZERO
+                };
+                self.read.again_in(wait);
+                self.desk.arrive(messages);
+            }
+            Event::ReadAlone(Err(error)) => {
+                self.read.again_in(AGAIN);
+                not_final("read", error)?;
+            }
+            Event::Claimed(Ok(ids)) => {
+                let full = ids.len() == SUSPECTS;
+                let news = self.desk.suspect(ids);
+                if !news.is_empty() {
+                    telemetry::suspects(&news);
+                    self.totals.taken_over += news.len() as u64;
+                }
+                // Where there were so many there may be more, once these are done.
+                let wait = if full && !news.is_empty() {
+                    Duration::ZERO
+                } else {
+                    self.settings.claim_after / 2
+                };
+                self.claim.again_in(wait);
+            }
+            Event::Claimed(Err(error)) => {
+                self.claim.again_in(AGAIN);
+                not_final("claim", error)?;
+            }
+            Event::Marked(id, Ok(start)) => match start {
+                Start::Run(message) => {
+                    self.desk.marked(message.clone());
+                    self.handle(message);
+                }
+                Start::Poison(message, starts) => self.condemn(message, starts),
+                Start::Elsewhere | Start::Gone => self.desk.release(&id),
+            },
+            Event::Marked(id, Err(error)) => {
+                self.desk.not_marked(&id, Instant::now() + AGAIN);
+                not_final("start", error)?;
+            }
+            Event::Settled(settlement, Ok(())) => {
+                self.settle.again_in(Duration::ZERO);
+                settlement.done.iter().for_each(|id| self.desk.release(id));
+            }
+            Event::Settled(settlement, Err(error)) => {
+                self.settle.again_in(AGAIN);
+                self.to_settle.put_back(settlement);
+                not_final("acknowledge", error)?;
+            }
+            Event::Held(Ok(lost)) => {
+                self.hold.again_in(self.settings.claim_after / 3);
+                self.desk.lose(&lost);
+            }
+            Event::Held(Err(error)) => {
+                self.hold.again_in(AGAIN.min(self.settings.claim_after / 3));
+                not_final("hold", error)?;
+            }
+            Event::Delayed(id, _, Ok(())) => {
+                self.desk.finish(&id);
+                self.desk.release(&id);
+                // The next may be due before it is looked for.
+                self.put_back.at = self.put_back.at.min(Instant::now());
+            }
+            Event::Delayed(id, at, Err(error)) => {
+                let now = Instant::now();
+                self.park(&id, now, Some(at.saturating_duration_since(now)));
+                not_final("delay", error)?;
+            }
+            Event::PutBack(Ok((moved, next))) => {
+                telemetry::back(moved);
+                self.put_back
+                    .again_in(next.map_or(MOVE, |next| next.min(MOVE)));
+            }
+            Event::PutBack(Err(error)) => {
+                self.put_back.again_in(AGAIN);
+                not_final("put back", error)?;
+            }
+            Event::Swept => self.sweep.again_in(UNSEEN),
+        }
+        Ok(())
+    }
+
+    fn wake_at(&self, leave_by: Option<Instant>) -> Instant {
+        let settle = (!self.to_settle.is_empty()).then(|| self.settle.wake_at());
+        let mut chores = vec![self.hold.wake_at(), settle.flatten(), leave_by];
+        if leave_by.is_none() {
+            let claim = (self.desk.room_for_suspects() > 0).then(|| self.claim.wake_at());
+            let read = (self.desk.room() > 0).then(|| self.read.wake_at());
+            chores.extend([
+                claim.flatten(),
+                read.flatten(),
+                self.put_back.wake_at(),
+                self.sweep.wake_at(),
+                self.desk.wake_at(Instant::now()),
+            ]);
+        }
+        let first = chores.into_iter().flatten().min();
+        first.unwrap_or_else(|| Instant::now() + MOVE)
+    }
+
+    /// Settles what is done, and puts everything else into other hands.
+    async fn leave(mut self) -> Result<Totals, ConsumeError> {
+        loop {
+            self.handling.abort_all();
+            if let Some(ended) = self.handling.join_next_with_id().await {
+                self.ended(ended);
+            } else if let Some(event) = self.asking.join_next().await {
+                self.answered(event.map_err(ConsumeError::lost)?)?;
+            } else {
+                break;
+            }
+        }
+        let now = Instant::now();
+        while !self.to_settle.is_empty() {
+            let settlement = self.to_settle.take(AT_ONCE);
+            self.group.settle(&settlement).await?;
+            settlement.done.iter().for_each(|id| self.desk.release(id));
+        }
+        if !self.settings.limits.ordered {
+            for (message, wait) in self.desk.take_parked(now) {
+                if !self.desk.has_failed(&message.id) && Group::can_delay(&message) {
+                    self.group.delay(&message, wait).await?;
+                    self.desk.release(&message.id);
+                }
+            }
+        }
+        for ids in self.desk.ids().chunks(AT_ONCE) {
+            self.group.hold(ids, self.settings.claim_after).await?;
+        }
+        self.group.sweep(UNSEEN, true).await?;
+        Ok(self.totals)
+    }
+}
+
+fn not_final(what: &'static str, error: Error) -> Result<(), ConsumeError> {
+    match error {
+        Error::Redis(error) if is_final(&error) => Err(error.into()),
+        error => {
+            telemetry::unreachable(what, &error);
+            Ok(())
+        }
+    }
+}
