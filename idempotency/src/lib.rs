@@ -1,4 +1,14 @@
-//! Idempotency keys as a tower layer: one execution per key, whatever disconnects, crashes or is sent twice.
+#![cfg_attr(all(feature = "axum", feature = "json"), doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(all(feature = "axum", feature = "json")),
+    doc = "Idempotency keys as a tower layer: one execution per key, whatever disconnects, crashes or is sent twice."
+)]
+//! # How it is built
+//!
+//! [`record`] is the state machine of one key, pure; [`Store`] keeps bytes and compares and swaps
+//! them; a call runs in a task that begins its claim, calls the inner service, renews the claim
+//! meanwhile, and stores the answer. An adapter ([`Messages`], or `Http` with that feature) says what
+//! a request's key is and how a response becomes bytes.
 
 mod claim;
 mod core;

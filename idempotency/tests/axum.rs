@@ -1,4 +1,5 @@
 //! The layer around real axum routes, over real connections where the wire matters.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     sync::{

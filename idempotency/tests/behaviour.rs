@@ -1,4 +1,5 @@
 //! What a caller sees, in paused time.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The laws of a service and a layer: readiness, shared state, cancellation, errors.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

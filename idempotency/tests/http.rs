@@ -1,4 +1,5 @@
 //! The HTTP adapter over plain tower services.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -16,6 +16,7 @@
 //!
 //! Each rule of the protocol can be switched off, and then one of these breaks: the last tests say
 //! which. So the model is able to see what the rules are there for.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     collections::HashSet,

@@ -49,16 +49,17 @@ pub(crate) enum On {
     Release,
 }
 
-/// A memory store over a connection that has troubles.
+/// A store over a connection that has troubles.
 #[derive(Debug, Clone)]
-pub(crate) struct Troubled {
-    pub(crate) inner: MemoryStore,
+pub(crate) struct Troubled<St = MemoryStore> {
+    pub(crate) inner: St,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
     planned: Mutex<VecDeque<(On, Trouble)>>,
+    after: Mutex<Option<(u64, Trouble)>>,
     late: Mutex<Vec<Late>>,
     down: AtomicBool,
     steady_since: Mutex<Option<Instant>>,
@@ -81,10 +82,17 @@ impl Default for Troubled {
 impl Troubled {
     /// A connection of its own to records that others share.
     pub(crate) fn over(inner: MemoryStore) -> Self {
+        Self::behind(inner)
+    }
+}
+
+impl<St: Store> Troubled<St> {
+    pub(crate) fn behind(inner: St) -> Self {
         Self {
             inner,
             shared: Arc::new(Shared {
                 planned: Mutex::default(),
+                after: Mutex::default(),
                 late: Mutex::default(),
                 down: AtomicBool::new(false),
                 steady_since: Mutex::new(None),
@@ -97,6 +105,11 @@ impl Troubled {
     /// The next command of this kind has this trouble.
     pub(crate) fn plan(&self, on: On, trouble: Trouble) {
         self.shared.planned.lock().unwrap().push_back((on, trouble));
+    }
+
+    /// The command after the next `commands` has this trouble.
+    pub(crate) fn after(&self, commands: u64, trouble: Trouble) {
+        *self.shared.after.lock().unwrap() = Some((commands, trouble));
     }
 
     /// Refuses everything, as from a server that is gone.
@@ -142,6 +155,16 @@ impl Troubled {
             self.unsteady();
             return Trouble::Refused;
         }
+        let mut after = self.shared.after.lock().unwrap();
+        match after.take() {
+            Some((0, trouble)) => {
+                drop(after);
+                self.unsteady();
+                return trouble;
+            }
+            Some((left, trouble)) => *after = Some((left - 1, trouble)),
+            None => {}
+        }
         let mut planned = self.shared.planned.lock().unwrap();
         let at = planned.iter().position(|(on, _)| kinds.contains(on));
         match at.and_then(|at| planned.remove(at)) {
@@ -162,7 +185,7 @@ fn lost() -> StoreError {
     }
 }
 
-impl Store for Troubled {
+impl<St: Store> Store for Troubled<St> {
     async fn claim(
         &self,
         key: &RecordKey,
