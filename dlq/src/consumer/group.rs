@@ -157,6 +157,20 @@ return redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'ST
 ",
 );
 
+/// Takes over messages that nobody has held for so long, in their order, unless one before them is in
+/// somebody else's good hands.
+///
+/// KEYS: stream. ARGV: group, consumer, idle, most.
+static CLAIM_IN_ORDER: Script = Script::new(
+    r"
+local oldest = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1)[1]
+if not oldest or (oldest[2] ~= ARGV[2] and oldest[3] < tonumber(ARGV[3])) then
+  return {'0-0', {}, {}}
+end
+return redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0', 'COUNT', ARGV[4], 'JUSTID')
+",
+);
+
 /// Takes consumers out of the group that have nothing and were not seen for as long as is said, and the
 /// one that is named. One with messages stays, for they would be lost with it.
 ///
@@ -336,13 +350,25 @@ impl Group {
     }
 
     /// Takes over some messages that nobody has held for so long, without raising any count of theirs.
-    pub(super) async fn claim(&self, idle: Duration, most: usize) -> Result<Vec<Arc<str>>, Error> {
+    pub(super) async fn claim(
+        &self,
+        idle: Duration,
+        most: usize,
+        in_order: bool,
+    ) -> Result<Vec<Arc<str>>, Error> {
         let mut claim = Cmd::new();
         claim.arg("XAUTOCLAIM").arg(&*self.place.stream);
         claim.arg(&self.place.group).arg(&self.place.consumer);
         claim.arg(millis(idle)).arg("0").arg("COUNT").arg(most);
         claim.arg("JUSTID");
-        let answer = self.client.command(&claim).await?;
+        let answer = if in_order {
+            let (idle, most) = (millis(idle).to_string(), most.to_string());
+            let args = [idle.as_bytes(), most.as_bytes()];
+            let keys = [self.place.stream.as_bytes()];
+            self.script(&CLAIM_IN_ORDER, &keys, true, &args).await?
+        } else {
+            self.client.command(&claim).await?
+        };
         let Value::Array(parts) = answer else {
             return Err(nonsense());
         };

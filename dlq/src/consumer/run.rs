@@ -331,8 +331,9 @@ where
         let room = self.desk.room_for_suspects().min(SUSPECTS);
         if room > 0 && self.claim.begin(now) {
             let (group, idle) = (self.group.clone(), self.settings.claim_after);
+            let in_order = self.settings.limits.ordered;
             self.asking
-                .spawn(async move { Event::Claimed(group.claim(idle, room).await) });
+                .spawn(async move { Event::Claimed(group.claim(idle, room, in_order).await) });
         }
         if self.put_back.begin(now) {
             let group = self.group.clone();
