@@ -3,6 +3,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use crate::window::WindowKind;
+
 /// Any error; what layers hand on.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -204,6 +206,8 @@ pub enum ConfigError {
     DuplicateRule(String),
     /// A layer holds as many rules as it can.
     TooManyRules,
+    /// The layer's store cannot count in windows of this kind.
+    WindowKind(WindowKind),
     /// A layer has no rule of this name.
     UnknownRule(String),
     /// A range of addresses is not written as `address/bits`, or has bits set beyond those.
@@ -241,6 +245,12 @@ impl fmt::Display for ConfigError {
             }
             Self::TooManyRules => {
                 write!(f, "a layer holds at most {} rules", crate::MAX_RULES)
+            }
+            Self::WindowKind(kind) => {
+                write!(
+                    f,
+                    "the store of this layer keeps no windows of the kind {kind:?}"
+                )
             }
             Self::UnknownRule(name) => write!(f, "no rule is named {name:?}"),
             Self::Network(range) => write!(

@@ -102,7 +102,8 @@ impl<St: Store, M> RateLimitLayer<St, (), M> {
     ///
     /// # Panics
     ///
-    /// When two rules have one name, or there are more than [`MAX_RULES`].
+    /// When two rules have one name, or there are more than [`MAX_RULES`], or the store keeps no windows
+    /// of the kind of one of them.
     pub fn rules<Req>(
         self,
         rules: impl IntoIterator<Item = BoxRule<Req>>,
@@ -140,7 +141,8 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     ///
     /// # Panics
     ///
-    /// When the layer has a rule of that name, or [`MAX_RULES`] rules.
+    /// When the layer has a rule of that name, or [`MAX_RULES`] rules, or its store keeps no windows of
+    /// the rule's kind.
     pub fn rule<K, C, P>(self, rule: Rule<K, C, P>) -> RateLimitLayer<St, And<Rs, K, C, P>, M> {
         match self.try_rule(rule) {
             Ok(layer) => layer,
@@ -177,6 +179,9 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
         }
         if self.policies.len() == MAX_RULES {
             return Err(ConfigError::TooManyRules);
+        }
+        if !self.store.keeps(policy.window()) {
+            return Err(ConfigError::WindowKind(policy.window()));
         }
         self.policies.push(policy.clone());
         Ok(())

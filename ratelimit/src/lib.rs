@@ -88,3 +88,4 @@ pub use crate::store::memory::{MemoryReceipt, MemoryScope, MemoryStore};
 pub use crate::store::redis::{Outage, RedisDeciding, RedisScope, RedisStore};
 pub use crate::store::{Operate, Standing, Store};
 pub use crate::wait::{WaitFuture, Waiting};
+pub use crate::window::WindowKind;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::quota::Quota;
-use crate::window::Terms;
+use crate::window::{Terms, WindowKind};
 
 /// The part of a rule that a store needs: its name, and the quota that holds now.
 ///
@@ -15,6 +15,7 @@ use crate::window::Terms;
 pub struct Policy {
     name: Cow<'static, str>,
     quota: Arc<LiveQuota>,
+    window: WindowKind,
     shadow: bool,
 }
 
@@ -23,8 +24,13 @@ impl Policy {
         Self {
             name,
             quota: Arc::new(LiveQuota::new(quota, 0)),
+            window: WindowKind::Sliding,
             shadow: false,
         }
+    }
+
+    pub(crate) fn with_window(self, window: WindowKind) -> Self {
+        Self { window, ..self }
     }
 
     /// The same policy with a quota of its own.
@@ -64,6 +70,12 @@ impl Policy {
     #[must_use]
     pub fn terms(&self) -> Terms {
         self.quota.read().terms
+    }
+
+    /// How the rule counts.
+    #[must_use]
+    pub const fn window(&self) -> WindowKind {
+        self.window
     }
 
     /// Whether the rule only counts, and refuses nobody.

@@ -7,6 +7,7 @@ use crate::plan::{Plan, PlanFor, SamePlan};
 use crate::policy::Policy;
 use crate::quota::Quota;
 use crate::rules::{Ask, BoxRule};
+use crate::window::WindowKind;
 
 /// The longest name of a rule.
 const MAX_NAME: usize = 64;
@@ -168,6 +169,34 @@ impl<K, C, P> Rule<K, C, P> {
     pub fn shadow(self) -> Self {
         Self {
             policy: self.policy.in_shadow(),
+            ..self
+        }
+    }
+
+    /// How the rule counts: strictly, in a [sliding window](WindowKind::Sliding), unless set.
+    ///
+    /// A layer only takes what its store [keeps](crate::Store::keeps): a `MemoryStore` all of them, others the
+    /// default.
+    ///
+    /// ```
+    /// use seawall_ratelimit::{MemoryStore, Quota, RateLimitLayer, Rule, WindowKind};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let evenly = RateLimitLayer::new(MemoryStore::with_capacity(1))
+    ///     .rule(Rule::new("all", Quota::per_second(10)).window(WindowKind::Gcra))
+    ///     .checker();
+    /// for _ in 0..10 {
+    ///     assert!(evenly.check(&()).await.is_ok());
+    /// }
+    /// assert!(evenly.check(&()).await.is_err());
+    /// tokio::time::advance(std::time::Duration::from_millis(100)).await;
+    /// assert!(evenly.check(&()).await.is_ok());
+    /// # }
+    /// ```
+    pub fn window(self, kind: WindowKind) -> Self {
+        Self {
+            policy: self.policy.with_window(kind),
             ..self
         }
     }

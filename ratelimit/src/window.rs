@@ -11,8 +11,17 @@
 //!
 //! Both stores decide by these rules; the script that Redis runs is their image, line by line.
 
+mod counter;
+mod gcra;
+mod kind;
+mod log;
+
 use std::time::Duration;
 
+pub use self::counter::SlidingCounter;
+pub use self::gcra::Gcra;
+pub use self::kind::WindowKind;
+pub use self::log::SlidingLog;
 use crate::quota::Quota;
 
 /// Buckets to a window.

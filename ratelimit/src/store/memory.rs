@@ -13,9 +13,10 @@ use crate::key::Key;
 use crate::policy::Policy;
 use crate::rules::MAX_RULES;
 use crate::store::hash::NumberHasher;
+use crate::store::named::{NamedHeld, NamedTable};
 use crate::store::table::{Entry, Place, Room, Shard, Table};
 use crate::store::{Operate, Standing, Store};
-use crate::window::{Outcome, SlidingWindow, Terms};
+use crate::window::{Outcome, SlidingWindow, Terms, WindowKind};
 
 /// Counters in this process: strict, bounded, without a background task.
 ///
@@ -41,7 +42,7 @@ pub struct MemoryStore {
 struct Shared {
     capacity: usize,
     start: Instant,
-    tables: Mutex<Vec<(String, Arc<Counters>)>>,
+    tables: Mutex<Vec<(String, WindowKind, Arc<Counters>)>>,
 }
 
 /// What a [`MemoryStore`] keeps for one rule.
@@ -57,6 +58,8 @@ struct Counters {
     hashers: [SipHasher13; Key::KINDS],
     number: NumberHasher,
     table: Table,
+    /// In place of the table, for windows of another kind.
+    named: Option<NamedTable>,
 }
 
 impl MemoryStore {
@@ -108,11 +111,13 @@ impl Store for MemoryStore {
 
     fn scope(&self, policy: &Policy) -> MemoryScope {
         let mut tables = lock(&self.shared.tables);
-        let known = tables.iter().find(|(name, _)| name == policy.name());
-        if let Some((_, counters)) = known {
+        let (name, kind) = (policy.name(), policy.window());
+        let mut known = tables.iter();
+        if let Some((.., counters)) = known.find(|known| known.0 == name && known.1 == kind) {
             let counters = Arc::clone(counters);
             return MemoryScope { counters };
         }
+        let capacity = self.shared.capacity;
         let secret = || {
             let keys = RandomState::new();
             (keys.hash_one(0), keys.hash_one(1))
@@ -125,10 +130,21 @@ impl Store for MemoryStore {
             rank: tables.len(),
             hashers: std::array::from_fn(hasher),
             number: NumberHasher::new(secret()),
-            table: Table::with_capacity(self.shared.capacity),
+            table: Table::with_capacity(match kind {
+                WindowKind::Sliding => capacity,
+                _ => 1,
+            }),
+            named: match kind {
+                WindowKind::Sliding => None,
+                kind => Some(NamedTable::with_capacity(kind, capacity)),
+            },
         });
-        tables.push((policy.name().to_owned(), Arc::clone(&counters)));
+        tables.push((name.to_owned(), kind, Arc::clone(&counters)));
         MemoryScope { counters }
+    }
+
+    fn keeps(&self, _: WindowKind) -> bool {
+        true
     }
 
     #[inline]
@@ -140,6 +156,13 @@ impl Store for MemoryStore {
 impl Operate for MemoryStore {
     async fn peek(&self, of: &Charge<'_, MemoryScope>) -> Result<Standing, StoreError> {
         let now = self.now();
+        if let Some(held) = of.scope.counters.named(of.key, of.terms, now) {
+            let standing = held.standing(now);
+            return Ok(Standing {
+                outcome: standing.outcome.in_window_of(of.terms),
+                ..standing
+            });
+        }
         let (place, mut shard) = of.scope.counters.hold(of.key);
         let entry = shard.find(place);
         let window = settle(&mut shard, place, entry, of.terms, now);
@@ -152,24 +175,38 @@ impl Operate for MemoryStore {
     }
 
     async fn reset(&self, of: &Charge<'_, MemoryScope>) -> Result<(), StoreError> {
+        let now = self.now();
+        if let Some(mut held) = of.scope.counters.named(of.key, of.terms, now) {
+            held.reset(of.policy.window(), of.terms, now);
+            return Ok(());
+        }
         let (place, mut shard) = of.scope.counters.hold(of.key);
         // A key that is not known begins from what was forgotten in its place, so it has to be made known.
-        shard.put(place, &SlidingWindow::new(of.terms), self.now());
+        shard.put(place, &SlidingWindow::new(of.terms), now);
         Ok(())
     }
 
     async fn block(&self, of: &Charge<'_, MemoryScope>, time: Duration) -> Result<(), StoreError> {
         let now = self.now();
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let until = now.saturating_add(time);
+        if let Some(mut held) = of.scope.counters.named(of.key, of.terms, now) {
+            held.block_until(until, now);
+            return Ok(());
+        }
         let (place, mut shard) = of.scope.counters.hold(of.key);
         let entry = shard.find(place);
         let window = settle(&mut shard, place, entry, of.terms, now);
         let entry = shard.put(place, &window, now);
-        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        shard.block_until(entry, now.saturating_add(time));
+        shard.block_until(entry, until);
         Ok(())
     }
 
     async fn unblock(&self, of: &Charge<'_, MemoryScope>) -> Result<(), StoreError> {
+        if let Some(mut held) = of.scope.counters.named(of.key, of.terms, self.now()) {
+            held.unblock();
+            return Ok(());
+        }
         let (place, mut shard) = of.scope.counters.hold(of.key);
         if let Some(entry) = shard.find(place) {
             shard.block_until(entry, 0);
@@ -190,8 +227,9 @@ impl Operate for MemoryStore {
         let taken = taken.filter(|(charge, (_, outcome))| outcome.passes() && charge.cost > 0);
         let taken = taken.map(|(charge, _)| Taken {
             place: charge.scope.counters.place(charge.key),
+            hash: charge.scope.counters.hash(charge.key),
             counters: Arc::clone(&charge.scope.counters),
-            width: charge.terms.width,
+            terms: charge.terms,
             moment,
             units: charge.cost,
         });
@@ -202,12 +240,17 @@ impl Operate for MemoryStore {
 
     fn refund(&self, receipt: MemoryReceipt) {
         for taken in receipt.taken {
+            if let Some(named) = &taken.counters.named {
+                let mut held = named.hold(taken.hash, taken.terms, self.now());
+                held.refund(taken.moment, taken.units);
+                continue;
+            }
             let mut shard = taken.counters.table.shard(taken.place);
             let Some(entry) = shard.find(taken.place) else {
                 continue;
             };
             let mut window = shard.window(entry);
-            if window.terms().width == taken.width {
+            if window.terms().width == taken.terms.width {
                 window.refund(window.bucket_of(taken.moment), taken.units);
                 shard.put(taken.place, &window, self.now());
             }
@@ -225,7 +268,8 @@ pub struct MemoryReceipt {
 struct Taken {
     counters: Arc<Counters>,
     place: Place,
-    width: u64,
+    hash: (u64, u64),
+    terms: Terms,
     moment: u64,
     units: u32,
 }
@@ -276,38 +320,47 @@ fn marked(charge: &Charge<'_, MemoryScope>, outcome: Outcome) -> Outcome {
 
 /// One rule of several: its lock is held until all of them have been asked.
 struct Held<'a> {
-    shard: MutexGuard<'a, Shard>,
     place: Place,
-    found: Found,
+    found: Found<'a>,
     outcome: Outcome,
 }
 
-enum Found {
+enum Found<'a> {
     /// There is room in the newest bucket.
-    Room(Room),
+    Room(MutexGuard<'a, Shard>, Room),
     /// All else.
-    Window(SlidingWindow),
+    Window(MutexGuard<'a, Shard>, SlidingWindow),
     Blocked,
+    Named(NamedHeld<'a>),
 }
 
 impl<'a> Held<'a> {
     fn new(now: u64, charge: &Charge<'a, MemoryScope>) -> Self {
         let counters = &*charge.scope.counters;
         let place = counters.place(charge.key);
+        if let Some(held) = counters.named(charge.key, charge.terms, now) {
+            return Self {
+                outcome: held.decide(now, charge.cost),
+                found: Found::Named(held),
+                place,
+            };
+        }
         let mut shard = counters.table.shard(place);
         let entry = shard.find(place);
         let room = entry.and_then(|entry| shard.room(entry, charge.terms, now, charge.cost));
         let (outcome, found) = if let Some(room) = room {
-            (room.taken, Found::Room(room))
+            (room.taken, Found::Room(shard, room))
         } else {
             let window = settle(&mut shard, place, entry, charge.terms, now);
             match blocked(&shard, entry, &window, now) {
                 Some(blocked) => (blocked, Found::Blocked),
-                None => (window.decide(now, charge.cost), Found::Window(window)),
+                None => (
+                    window.decide(now, charge.cost),
+                    Found::Window(shard, window),
+                ),
             }
         };
         Self {
-            shard,
             place,
             found,
             outcome,
@@ -319,15 +372,17 @@ impl<'a> Held<'a> {
             return;
         }
         match &mut self.found {
-            Found::Room(room) if all_pass => self.shard.take(room),
-            Found::Window(window) if all_pass && charge.cost > 0 => {
+            Found::Room(shard, room) if all_pass => shard.take(room),
+            Found::Window(shard, window) if all_pass && charge.cost > 0 => {
                 window.charge(now, charge.cost);
-                self.shard.put(self.place, window, now);
+                shard.put(self.place, window, now);
             }
+            Found::Named(held) if all_pass && charge.cost > 0 => held.charge(now, charge.cost),
             _ if all_pass => {}
             // What it would be told for a request that takes nothing.
-            Found::Room(room) => self.outcome = room.left,
-            Found::Window(window) => self.outcome = window.decide(now, 0),
+            Found::Room(_, room) => self.outcome = room.left,
+            Found::Window(_, window) => self.outcome = window.decide(now, 0),
+            Found::Named(held) => self.outcome = held.decide(now, 0),
             Found::Blocked => {}
         }
     }
@@ -336,6 +391,9 @@ impl<'a> Held<'a> {
 #[inline]
 fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>) -> Outcome {
     let counters = &*charge.scope.counters;
+    if let Some(mut held) = counters.named(charge.key, charge.terms, now) {
+        return held.admit(now, charge.cost);
+    }
     let place = counters.place(charge.key);
     let mut shard = counters.table.shard(place);
     let entry = shard.find(place);
@@ -407,15 +465,28 @@ impl Counters {
 
     #[inline]
     fn place(&self, key: Key<'_>) -> Place {
+        let (high, low) = self.hash(key);
+        self.table.place(high, low)
+    }
+
+    #[inline]
+    fn hash(&self, key: Key<'_>) -> (u64, u64) {
         let kind = usize::from(key.kind());
         match key.number() {
             // What tells a number from others is the number.
-            Some(number) => self.table.place(self.number.hash(number), number),
+            Some(number) => (self.number.hash(number), number),
             None => {
                 let hash = self.hashers[kind].hash(key.as_bytes());
-                self.table.place(hash.h1, hash.h2)
+                (hash.h1, hash.h2)
             }
         }
+    }
+
+    /// The window of a key, if the rule's are of another kind than the table's.
+    #[inline]
+    fn named(&self, key: Key<'_>, terms: Terms, now: u64) -> Option<NamedHeld<'_>> {
+        let named = self.named.as_ref()?;
+        Some(named.hold(self.hash(key), terms, now))
     }
 }
 

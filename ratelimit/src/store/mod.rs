@@ -2,6 +2,7 @@
 
 mod hash;
 pub(crate) mod memory;
+mod named;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod table;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use crate::decision::{Charge, Charges, Decision, Verdict};
 use crate::error::StoreError;
 use crate::policy::Policy;
-use crate::window::Outcome;
+use crate::window::{Outcome, WindowKind};
 
 /// Keeps the counters and decides.
 ///
@@ -33,6 +34,11 @@ pub trait Store: Clone {
 
     /// Makes ready for a rule. Rules of one name share their counters.
     fn scope(&self, policy: &Policy) -> Self::Scope;
+
+    /// Whether it can count in such windows. A layer does not take a rule of another kind.
+    fn keeps(&self, kind: WindowKind) -> bool {
+        kind == WindowKind::Sliding
+    }
 
     /// Checks all rules, and charges them if all have room.
     fn decide(&self, charges: &Charges<'_, Self::Scope>) -> Verdict<Self::Deciding>;
