@@ -502,7 +502,7 @@ impl fmt::Display for ConfigError {
             Self::HotShare { given } => {
                 write!(
                     f,
-                    "a share between 0.00075 and 1 can be watched, not {given}"
+                    "a share from 1/1024 to below 1 can be watched, not {given}"
                 )
             }
         }

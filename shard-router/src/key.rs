@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::{Slot, slot_of};
 
 /// What a request is routed by: bytes that are hashed to a slot, or a slot that is known already.
@@ -45,6 +47,20 @@ impl Key<'_> {
             Repr::Bytes(bytes) => slot_of(bytes),
             Repr::Word(bytes) => slot_of(bytes),
             Repr::Placed(slot) => *slot,
+        }
+    }
+}
+
+impl Key<'_> {
+    /// A number to tell keys apart by, as for [`HotKeys`](crate::HotKeys): XXH3-64 of the canonical bytes,
+    /// and for a key of which only the slot is known, that of the slot's number.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        match &self.0 {
+            Repr::Bytes(bytes) => xxh3_64(bytes),
+            Repr::Word(bytes) => xxh3_64(bytes),
+            Repr::Placed(slot) => xxh3_64(&slot.get().to_be_bytes()),
         }
     }
 }

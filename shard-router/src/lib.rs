@@ -71,11 +71,13 @@
 mod access;
 mod balance;
 mod bulkhead;
+mod coalesce;
 mod error;
 mod ewma;
 mod future;
 mod handle;
 mod health;
+mod hot;
 mod key;
 mod lane;
 mod locate;
@@ -99,10 +101,12 @@ mod validate;
 
 pub use access::{Access, Classify, Position, WritesOnly};
 pub use bulkhead::Bulkhead;
+pub use coalesce::{Coalesce, CoalesceFuture, CoalesceLayer, SharedError, Sharing};
 pub use error::{BoxError, ConfigError, RouteError};
 pub use future::ResponseFuture;
 pub use handle::TopologyHandle;
 pub use health::Ejection;
+pub use hot::{Heat, HotKey, HotKeys};
 pub use key::Key;
 pub use locate::{Locate, Place, PlacedBy, Unplaced};
 pub use plan::{Move, Plan};

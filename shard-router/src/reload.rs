@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,15 +15,21 @@ pub trait Source: Send {
     /// Waits for the next one; `None` when there will be no more.
     ///
     /// An error is reported, and it is asked again. It must wait then too.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Topology>, BoxError>> + Send;
+    fn next(&mut self) -> Next<'_>;
 }
 
+/// The next topology of a [`Source`]. Boxed, as it is asked for rarely, and so that what follows a
+/// source can be spawned whatever the source is.
+pub type Next<'a> = Pin<Box<dyn Future<Output = Result<Option<Topology>, BoxError>> + Send + 'a>>;
+
 impl Source for watch::Receiver<Topology> {
-    async fn next(&mut self) -> Result<Option<Topology>, BoxError> {
-        match self.changed().await {
-            Ok(()) => Ok(Some(self.borrow_and_update().clone())),
-            Err(_) => Ok(None),
-        }
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(async {
+            match self.changed().await {
+                Ok(()) => Ok(Some(self.borrow_and_update().clone())),
+                Err(_) => Ok(None),
+            }
+        })
     }
 }
 
@@ -47,9 +54,11 @@ where
     F: FnMut() -> Fut + Send,
     Fut: Future<Output = Result<Topology, BoxError>> + Send,
 {
-    async fn next(&mut self) -> Result<Option<Topology>, BoxError> {
-        sleep(self.period).await;
-        (self.fetch)().await.map(Some)
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(async {
+            sleep(self.period).await;
+            (self.fetch)().await.map(Some)
+        })
     }
 }
 
@@ -82,16 +91,18 @@ impl<P> Source for File<P>
 where
     P: FnMut(&[u8]) -> Result<Topology, BoxError> + Send,
 {
-    async fn next(&mut self) -> Result<Option<Topology>, BoxError> {
-        loop {
-            sleep(self.period).await;
-            let path = self.path.clone();
-            let bytes = tokio::task::spawn_blocking(move || std::fs::read(path)).await??;
-            if bytes != self.last {
-                self.last = bytes;
-                return (self.parse)(&self.last).map(Some);
+    fn next(&mut self) -> Next<'_> {
+        Box::pin(async {
+            loop {
+                sleep(self.period).await;
+                let path = self.path.clone();
+                let bytes = tokio::task::spawn_blocking(move || std::fs::read(path)).await??;
+                if bytes != self.last {
+                    self.last = bytes;
+                    return (self.parse)(&self.last).map(Some);
+                }
             }
-        }
+        })
     }
 }
 

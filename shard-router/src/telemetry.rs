@@ -178,6 +178,16 @@ pub(crate) fn not_refreshed(error: &crate::RefreshError) {
     let _ = error;
 }
 
+/// A key has become hot. Its hash is in no label: there are as many as keys.
+#[cold]
+pub(crate) fn kindled(hash: u64) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("seawall_shard_router_hot_keys_total").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::info!(hash, "a key has become hot");
+    let _ = hash;
+}
+
 /// A router routes by this topology; what the one before it listed is gone.
 pub(crate) fn topology(new: &Topology, old: Option<&Topology>) {
     #[cfg(feature = "metrics")]
