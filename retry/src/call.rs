@@ -57,11 +57,10 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
 
     /// Plans the next attempt after an outcome that is no success, where there is to be one.
     #[cold]
-    pub(crate) fn failed<Res>(
-        &mut self,
-        class: Class,
-        outcome: Result<Res, BoxError>,
-    ) -> Next<Res> {
+    pub(crate) fn failed<Res>(&mut self, class: Class, outcome: Result<Res, BoxError>) -> Next<Res>
+    where
+        K: CloneRequest<Req>,
+    {
         let asked = match class {
             Class::Success => return Next::Answer(outcome),
             Class::Permanent => return self.give_up(Stopped::Permanent, outcome),
@@ -82,13 +81,17 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
     }
 
     /// How long to wait, and until when, or why there is no next attempt.
-    fn plan(&mut self, asked: Duration) -> Result<(Duration, Instant), Stopped> {
+    fn plan(&mut self, asked: Duration) -> Result<(Duration, Instant), Stopped>
+    where
+        K: CloneRequest<Req>,
+    {
         let now = Instant::now();
         let Some(own) = self.trouble(now).waits.next() else {
             return Err(Stopped::Exhausted);
         };
-        if self.repeat.is_none() {
-            return Err(Stopped::Unrepeatable);
+        match &self.repeat {
+            Some((_, request)) if self.policy.clone.can_send(request) => {}
+            _ => return Err(Stopped::Unrepeatable),
         }
         if asked > self.settings.backoff.longest() {
             return Err(Stopped::Throttled(asked));

@@ -80,11 +80,17 @@ mod call;
 mod classify;
 mod error;
 mod future;
+#[cfg(feature = "grpc")]
+mod grpc;
+mod hedge;
 mod held;
 #[cfg(feature = "http")]
 mod http_status;
+mod io_errors;
 mod layer;
 mod policy;
+#[cfg(feature = "http")]
+mod replay;
 mod request;
 mod service;
 mod telemetry;
@@ -95,9 +101,15 @@ pub use budget::{Budget, Budgets, Withdrawal};
 pub use classify::{AnyError, Class, Classify};
 pub use error::{ConfigError, Interrupted, RetryError, Stopped};
 pub use future::ResponseFuture;
+#[cfg(feature = "grpc")]
+pub use grpc::GrpcStatus;
+pub use hedge::{Hedge, HedgeFuture, HedgeLayer};
 #[cfg(feature = "http")]
 pub use http_status::{HttpStatus, IdempotentMethods, SystemClock, WallClock, error_response};
+pub use io_errors::IoErrors;
 pub use layer::RetryLayer;
+#[cfg(feature = "http")]
+pub use replay::{ReplayBody, ReplayError, ReplayRequests};
 pub use request::{Attempt, ByClone, CloneRequest, PickBudget, RequestDeadline, Stamp};
 pub use service::Retry;
 

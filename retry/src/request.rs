@@ -11,6 +11,12 @@ use crate::Budget;
 pub trait CloneRequest<Req> {
     /// The copy, or `None`: then the request at hand is sent for the last time.
     fn clone_request(&self, request: &Req) -> Option<Req>;
+
+    /// Whether a copy that was made before an attempt is still good after it. It always is, unless
+    /// the copy depends on what the attempt did, as a body does that is kept up to a bound.
+    fn can_send(&self, _copy: &Req) -> bool {
+        true
+    }
 }
 
 impl<Req, F> CloneRequest<Req> for F

@@ -1,6 +1,6 @@
 //! Every event and counter of this crate. Without the features nothing is compiled in.
 //!
-//! Metrics: `seawall_retry_retries_total`, and `seawall_retry_stopped_total` with the label `reason`
+//! Metrics: `seawall_retry_retries_total`, `seawall_retry_hedges_total`, and `seawall_retry_stopped_total` with the label `reason`
 //! (the words of [`Stopped::as_str`](crate::Stopped::as_str), a bounded set).
 
 use std::time::Duration;
@@ -30,4 +30,12 @@ pub(crate) fn stopped(attempts: u32, stopped: Stopped, error: Option<&BoxError>)
     #[cfg(feature = "metrics")]
     metrics::counter!("seawall_retry_stopped_total", "reason" => stopped.as_str()).increment(1);
     let _ = (attempts, stopped, error);
+}
+
+/// A request is sent a second time while the first attempt runs.
+pub(crate) fn hedging() {
+    #[cfg(feature = "tracing")]
+    tracing::debug!("no answer yet, sends the request once more");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("seawall_retry_hedges_total").increment(1);
 }

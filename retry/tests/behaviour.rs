@@ -64,6 +64,27 @@ async fn waits_one_two_four_eight_seconds_between_five_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waits_may_come_from_an_iterator_under_the_cap_and_the_attempts_of_the_backoff() {
+    for (attempts, cap, made) in [
+        (10, 300, &[0, 5, 6, 26][..]), // the iterator ends
+        (3, 300, &[0, 5, 6]),
+        (10, 7, &[0, 5, 6, 13]),
+    ] {
+        let (inner, times) = failing();
+        let backoff = Backoff::constant(seconds(7)).cap(seconds(cap));
+        let layer = RetryLayer::new(backoff.attempts(attempts))
+            .waits(|| [5, 1, 20].into_iter().map(seconds));
+        let mut service = layer.layer(inner);
+        let error = call(&mut service, 0).await.unwrap_err();
+        assert_eq!(*times.lock().unwrap(), made);
+        assert_eq!(why(&error), (made.len() as u32, Stopped::Exhausted));
+        // Each call begins anew.
+        call(&mut service, 0).await.unwrap_err();
+        assert_eq!(times.lock().unwrap().len(), 2 * made.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_attempt_is_no_retry() {
     let (inner, times) = failing();
     let error = call(&mut RetryLayer::new(backoff(1)).layer(inner), 0)

@@ -34,6 +34,80 @@ fn backoff_exact() {
     assert_eq!(mismatches, 0);
 }
 
+/// The largest chi-square of 10,000 first waits in 100 equal bins, over jitters and seeds. With 99
+/// degrees of freedom 148.2 is exceeded by one uniform sample of a thousand.
+#[test]
+fn jitter_chi_square() {
+    let mut largest = 0.0_f64;
+    // Each with the range of its first wait, in seconds.
+    for (jitter, low, high) in [
+        (Jitter::Full, 0.0, 1.0),
+        (Jitter::Equal, 0.5, 1.0),
+        (Jitter::Decorrelated, 1.0, 3.0),
+    ] {
+        for seed in 0..3 {
+            let backoff = Backoff::exponential(seconds(1)).jitter(jitter).seed(seed);
+            let mut bins = [0_u32; 100];
+            for wait in first_waits(backoff) {
+                let bin = (wait - low) / (high - low) * 100.0;
+                bins[(bin as usize).min(99)] += 1;
+            }
+            let chi_square = bins.iter().map(|n| (f64::from(*n) - 100.0).powi(2) / 100.0);
+            largest = largest.max(chi_square.sum());
+        }
+    }
+    println!("figure retry/jitter-chi-square: {largest:.1}");
+    assert!(largest <= 148.2);
+}
+
+/// The largest correlation, either way, between the first waits of neighbouring sessions, and between the
+/// waits of one session as shares of their ranges. Of independent ones 0.04 is four standard deviations.
+#[test]
+fn jitter_correlation() {
+    let mut largest = 0.0_f64;
+    for seed in 0..3 {
+        for jitter in [Jitter::Full, Jitter::Equal, Jitter::Decorrelated] {
+            let backoff = Backoff::exponential(seconds(1)).jitter(jitter).seed(seed);
+            let waits = first_waits(backoff);
+            let (even, odd): (Vec<_>, Vec<_>) = waits.chunks(2).map(|two| (two[0], two[1])).unzip();
+            largest = largest.max(correlation(&even, &odd).abs());
+            largest = largest.max(correlation(&waits[1..], &waits[..waits.len() - 1]).abs());
+        }
+        let backoff = Backoff::exponential(seconds(1))
+            .jitter(Jitter::Full)
+            .seed(seed);
+        let (first, second): (Vec<_>, Vec<_>) = (0..10_000)
+            .map(|session| {
+                let mut waits = backoff.session(session);
+                let mut share = |of: f64| waits.next().map_or(0.0, |wait| wait.as_secs_f64() / of);
+                (share(1.0), share(2.0))
+            })
+            .unzip();
+        largest = largest.max(correlation(&first, &second).abs());
+    }
+    println!("figure retry/jitter-correlation: {largest:.4}");
+    assert!(largest <= 0.04);
+}
+
+/// The first waits of 10,000 sessions, in seconds.
+fn first_waits(backoff: Backoff) -> Vec<f64> {
+    (0..10_000)
+        .filter_map(|session| backoff.session(session).next())
+        .map(|wait| wait.as_secs_f64())
+        .collect()
+}
+
+fn correlation(xs: &[f64], ys: &[f64]) -> f64 {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (x, y) = (mean(xs), mean(ys));
+    let product = |a: &[f64], a_mean: f64, b: &[f64], b_mean: f64| {
+        std::iter::zip(a, b)
+            .map(|(a, b)| (a - a_mean) * (b - b_mean))
+            .sum::<f64>()
+    };
+    product(xs, x, ys, y) / (product(xs, x, xs, x) * product(ys, y, ys, y)).sqrt()
+}
+
 #[test]
 fn cap_exceeded() {
     let mut rng = fastrand::Rng::with_seed(1);

@@ -32,6 +32,7 @@ prop_compose! {
         base in 1..u64::MAX,
         more in any::<u64>(),
         seconds in any::<bool>(),
+        fibonacci in any::<bool>(),
         factor in prop_oneof![Just(1.0), Just(2.0), 1.0..10.0, Just(f64::MAX)],
         attempts in prop_oneof![1..100_u32, Just(u32::MAX)],
         jitter in jitters(),
@@ -39,9 +40,13 @@ prop_compose! {
     ) -> (Backoff, Duration, Duration) {
         let span = |n| if seconds { Duration::from_secs(n) } else { Duration::from_nanos(n) };
         let (base, cap) = (span(base), span(base.saturating_add(more)));
-        let backoff = Backoff::exponential(base)
+        let backoff = if fibonacci {
+            Backoff::fibonacci(base)
+        } else {
+            Backoff::exponential(base).factor(factor)
+        };
+        let backoff = backoff
             .cap(cap)
-            .factor(factor)
             .attempts(attempts)
             .jitter(jitter);
         (seed.map_or(backoff, |seed| backoff.seed(seed)), base, cap)
@@ -210,6 +215,28 @@ fn delays_at_the_cap_are_still_spread() {
         assert!(late.iter().filter(|delay| **delay == cap).count() < 5);
         assert!(late.iter().any(|delay| *delay > cap.mul_f64(0.95)));
     }
+}
+
+#[test]
+fn constant_and_fibonacci_waits_are_exact() {
+    let second = Duration::from_secs(1);
+    let seconds =
+        |backoff: Backoff| -> Vec<u64> { backoff.delays().map(|delay| delay.as_secs()).collect() };
+    assert_eq!(seconds(Backoff::constant(second * 3).attempts(5)), [3; 4]);
+    let fibonacci = Backoff::fibonacci(second).attempts(16);
+    assert_eq!(
+        seconds(fibonacci),
+        [1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 300, 300]
+    );
+    // Far beyond what an integer holds it is the cap.
+    for n in [185, 186, 187, 1_000, u32::MAX] {
+        let longest = Backoff::fibonacci(Duration::from_nanos(1)).cap(Duration::MAX);
+        assert!(longest.delay(n) <= Duration::MAX);
+        assert_eq!(fibonacci.delay(n), second * 300);
+    }
+    assert_eq!(Backoff::constant(second * 900).delay(9), second * 900);
+    assert!(Backoff::try_constant(Duration::ZERO).is_err());
+    assert!(Backoff::try_fibonacci(Duration::ZERO).is_err());
 }
 
 #[test]
