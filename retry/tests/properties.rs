@@ -238,39 +238,3 @@ fn constant_and_fibonacci_waits_are_exact() {
     assert!(Backoff::try_constant(Duration::ZERO).is_err());
     assert!(Backoff::try_fibonacci(Duration::ZERO).is_err());
 }
-
-#[test]
-fn wrong_settings_are_refused_with_what_is_wrong() {
-    let second = Duration::from_secs(1);
-    let backoff = Backoff::exponential(second);
-    let message = |error: seawall_retry::ConfigError| error.to_string();
-    for (error, what) in [
-        (
-            Backoff::try_exponential(Duration::ZERO).unwrap_err(),
-            "base",
-        ),
-        (backoff.try_cap(second / 2).unwrap_err(), "cap"),
-        (backoff.try_attempts(0).unwrap_err(), "attempt"),
-        (backoff.try_factor(0.9).unwrap_err(), "factor"),
-        (backoff.try_factor(f64::NAN).unwrap_err(), "factor"),
-        (backoff.try_factor(f64::INFINITY).unwrap_err(), "factor"),
-        (Budget::try_ratio(0.0).unwrap_err(), "ratio"),
-        (Budget::try_ratio(1.01).unwrap_err(), "ratio"),
-        (Budget::try_ratio(f64::NAN).unwrap_err(), "ratio"),
-        (Budget::try_ratio(-0.1).unwrap_err(), "ratio"),
-        (Budget::ratio(0.1).try_burst(0).unwrap_err(), "burst"),
-    ] {
-        assert!(message(error).contains(what), "{error}");
-    }
-    let layer = seawall_retry::RetryLayer::new(backoff);
-    assert!(layer.clone().try_deadline(Duration::ZERO).is_err());
-    assert!(layer.try_attempt_timeout(Duration::ZERO).is_err());
-    // A base above the default cap is its own cap.
-    assert_eq!(Backoff::exponential(second * 900).delay(3), second * 900);
-}
-
-#[test]
-#[should_panic(expected = "at least one attempt")]
-fn a_wrong_setting_in_code_panics_with_what_is_wrong() {
-    let _ = Backoff::exponential(Duration::from_secs(1)).attempts(0);
-}
