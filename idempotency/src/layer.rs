@@ -13,8 +13,8 @@ use crate::{
 
 /// Executes a call once per key, and repeats its answer after that.
 ///
-/// Made by [`http`](Self::http) for services of `http::Request`, or by [`new`](Self::new) for any
-/// other; `A` is that adapter with its settings. It is a `Layer` once it has a **scope**: whose keys
+/// Made by `http` (with that feature) for services of `http::Request`, or by [`new`](Self::new) for
+/// any other; `A` is that adapter with its settings. It is a `Layer` once it has a **scope**: whose keys
 /// they are, so that one caller can neither read nor block what another did under the same key.
 ///
 /// # Default

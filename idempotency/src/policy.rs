@@ -11,7 +11,8 @@ pub enum InFlight {
     #[default]
     Reject,
     /// It waits up to this long for the other's answer, and is refused after that. It holds no
-    /// place in the inner service meanwhile.
+    /// place in the inner service meanwhile, and looks into the store again after 5 ms at first and
+    /// every 250 ms at last.
     Wait(Duration),
 }
 

@@ -417,7 +417,10 @@ async fn completion_says_applied_already_applied_or_lost() {
         .claim(&key("a"), mine.encode(), mine.retention())
         .await
         .unwrap();
-    let done = Swap::complete(std::slice::from_ref(&mine), Answer::Whole(Bytes::from_static(b"1")));
+    let done = Swap::complete(
+        std::slice::from_ref(&mine),
+        Answer::Whole(Bytes::from_static(b"1")),
+    );
     assert_eq!(
         store.swap(&key("a"), &done).await.unwrap(),
         Swapped::Applied

@@ -248,6 +248,27 @@ async fn the_header_goes_before_a_key_that_an_outer_layer_found() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_handler_finds_the_key_wherever_it_came_from() {
+    let mut service =
+        once()
+            .bare_keys()
+            .layer(service_fn(|request: Request<Full<Bytes>>| async move {
+                let IdempotencyKey(key) = request.extensions().get().cloned().unwrap();
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(key)))
+            }));
+    assert_eq!(
+        send(&mut service, post(Some("\"quoted\""))).await.1,
+        "quoted"
+    );
+    assert_eq!(send(&mut service, post(Some("bare"))).await.1, "bare");
+    let mut found = post(None);
+    found
+        .extensions_mut()
+        .insert(IdempotencyKey("body".to_owned()));
+    assert_eq!(send(&mut service, found).await.1, "body");
+}
+
+#[tokio::test(start_paused = true)]
 async fn scopes_keep_callers_apart_and_a_request_without_its_scope_is_refused() {
     let counter = Counter::default();
     let store = MemoryStore::with_capacity(10);

@@ -16,9 +16,33 @@ use crate::{
 /// Keeps records on Redis 7.0 or later, a cluster included: each record is one key.
 ///
 /// A first request takes two commands (`SET NX GET PX`, and one call of a script that compares and
-/// swaps), a replay takes one. The connection brings a deadline for each command and a breaker; see
-/// [`Client`]. Give the server a `maxmemory-policy` of `noeviction`: a record that was evicted is a
-/// call that may be executed again.
+/// swaps), a replay takes one. Give the server a `maxmemory-policy` of `noeviction`: a record that was
+/// evicted is a call that may be executed again.
+///
+/// ```
+/// use seawall_idempotency::{Abandoned, IdempotencyLayer, RedisStore};
+/// # struct Message { id: u64 }
+///
+/// fn once(connection: redis::aio::MultiplexedConnection) -> impl tower::Layer<()> {
+///     IdempotencyLayer::new(RedisStore::new(connection))
+///         .unscoped()
+///         .key(|m: &Message| m.id.into())
+///         .codec(())
+///         .abandoned(Abandoned::Reexecute)
+/// }
+/// # assert_eq!(std::mem::size_of_val(&once), 0);
+/// ```
+///
+/// # Outage
+///
+/// The [`Client`] has a deadline for each command and a breaker. While the server cannot be reached,
+/// calls are refused and nothing is executed; a claim whose reply was lost is sent once again, and
+/// after that released in the background until the server has answered. The breaker is what bounds
+/// how many such claims an outage leaves: with [`Breaker::never`](seawall_redis::Breaker::never) it
+/// is every call that was refused.
+///
+/// What only looks abandoned is judged by [`Client::steady_for`]: give each process one client, and
+/// not one for each call.
 #[derive(Debug, Clone)]
 pub struct RedisStore<S> {
     client: Client<S>,
