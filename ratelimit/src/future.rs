@@ -10,6 +10,8 @@ use tower_service::Service;
 use crate::decision::Decision;
 use crate::error::{BoxError, RateLimitError};
 use crate::limiter::Limiter;
+use crate::refund::{NoRefund, Refunds};
+use crate::rules::Apply;
 use crate::store::Store;
 
 /// What is kept of a decision until the response is there: nothing, unless headers tell of it.
@@ -31,7 +33,12 @@ impl Keep for Decision {
 pin_project! {
     #[project = CallProj]
     #[project_replace = CallOwned]
-    pub(crate) enum Call<S: Service<Req>, Req, St: Store, Rs, K> {
+    pub(crate) enum Call<S, Req, St, Rs, K, W>
+    where
+        S: Service<Req>,
+        St: Store,
+        W: Refunds<St, S::Response, S::Error>,
+    {
         // The store decides; the readied service waits with the request.
         Deciding {
             #[pin]
@@ -39,11 +46,15 @@ pin_project! {
             limiter: Arc<Limiter<St, Rs>>,
             service: S,
             request: Req,
+            refunds: W,
         },
         Calling {
             #[pin]
             future: S::Future,
             kept: K,
+            refunds: W,
+            // Until there is an answer.
+            owed: Option<W::Owed>,
         },
         Refused {
             error: RateLimitError,
@@ -59,7 +70,14 @@ pub(crate) enum Ended<T, E, K> {
     Refused(RateLimitError, Option<K>),
 }
 
-impl<S: Service<Req>, Req, St: Store, Rs, K: Keep> Call<S, Req, St, Rs, K> {
+impl<S, Req, St, Rs, K, W> Call<S, Req, St, Rs, K, W>
+where
+    S: Service<Req>,
+    St: Store,
+    Rs: Apply<Req>,
+    K: Keep,
+    W: Refunds<St, S::Response, S::Error>,
+{
     pub(crate) fn poll(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -78,6 +96,8 @@ impl<S: Service<Req>, Req, St: Store, Rs, K: Keep> Call<S, Req, St, Rs, K> {
                     let CallOwned::Deciding {
                         mut service,
                         request,
+                        limiter,
+                        refunds,
                         ..
                     } = self.as_mut().project_replace(Call::Done)
                     else {
@@ -85,6 +105,8 @@ impl<S: Service<Req>, Req, St: Store, Rs, K: Keep> Call<S, Req, St, Rs, K> {
                     };
                     match (decided, judged) {
                         (Ok(decision), Ok(())) => Call::Calling {
+                            owed: Some(refunds.owe(&limiter, &request, &decision)),
+                            refunds,
                             future: service.call(request),
                             kept: K::keep(decision),
                         },
@@ -99,8 +121,16 @@ impl<S: Service<Req>, Req, St: Store, Rs, K: Keep> Call<S, Req, St, Rs, K> {
                     }
                 }
                 // ## Calling => Done
-                CallProj::Calling { future, .. } => {
+                CallProj::Calling {
+                    future,
+                    refunds,
+                    owed,
+                    ..
+                } => {
                     let answer = ready!(future.poll(cx));
+                    if let Some(owed) = owed.take() {
+                        refunds.answered(owed, &answer);
+                    }
                     let CallOwned::Calling { kept, .. } = self.project_replace(Call::Done) else {
                         unreachable!("the state was just looked at");
                     };
@@ -123,22 +153,34 @@ impl<S: Service<Req>, Req, St: Store, Rs, K: Keep> Call<S, Req, St, Rs, K> {
 
 pin_project! {
     /// The answer of the service, or the refusal.
-    pub struct ResponseFuture<S: Service<Req>, Req, St: Store, Rs> {
+    pub struct ResponseFuture<S, Req, St, Rs, W = NoRefund>
+    where
+        S: Service<Req>,
+        St: Store,
+        W: Refunds<St, S::Response, S::Error>,
+    {
         #[pin]
-        call: Call<S, Req, St, Rs, ()>,
+        call: Call<S, Req, St, Rs, (), W>,
     }
 }
 
-impl<S: Service<Req>, Req, St: Store, Rs> ResponseFuture<S, Req, St, Rs> {
-    pub(crate) const fn new(call: Call<S, Req, St, Rs, ()>) -> Self {
+impl<S, Req, St, Rs, W> ResponseFuture<S, Req, St, Rs, W>
+where
+    S: Service<Req>,
+    St: Store,
+    W: Refunds<St, S::Response, S::Error>,
+{
+    pub(crate) const fn new(call: Call<S, Req, St, Rs, (), W>) -> Self {
         Self { call }
     }
 }
 
-impl<S, Req, St, Rs> Future for ResponseFuture<S, Req, St, Rs>
+impl<S, Req, St, Rs, W> Future for ResponseFuture<S, Req, St, Rs, W>
 where
     S: Service<Req, Error: Into<BoxError>>,
     St: Store,
+    Rs: Apply<Req>,
+    W: Refunds<St, S::Response, S::Error>,
 {
     type Output = Result<S::Response, BoxError>;
 
@@ -150,7 +192,12 @@ where
     }
 }
 
-impl<S: Service<Req>, Req, St: Store, Rs> fmt::Debug for ResponseFuture<S, Req, St, Rs> {
+impl<S, Req, St, Rs, W> fmt::Debug for ResponseFuture<S, Req, St, Rs, W>
+where
+    S: Service<Req>,
+    St: Store,
+    W: Refunds<St, S::Response, S::Error>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

@@ -7,6 +7,7 @@ use crate::decision::Verdict;
 use crate::error::{ConfigError, RateLimitError};
 use crate::limiter::Limiter;
 use crate::policy::{Policy, Quotas};
+use crate::refund::NoRefund;
 use crate::rule::Rule;
 use crate::rules::{And, Apply, BoxRule, BoxRules, MAX_RULES, Rules};
 use crate::service::RateLimit;
@@ -54,11 +55,12 @@ pub struct Fail;
 /// ```
 #[derive(Clone)]
 #[must_use]
-pub struct RateLimitLayer<St, Rs = (), M = Fail> {
+pub struct RateLimitLayer<St, Rs = (), M = Fail, W = NoRefund> {
     pub(crate) store: St,
     pub(crate) rules: Rs,
     pub(crate) policies: Vec<Policy>,
     pub(crate) mode: M,
+    pub(crate) refunds: W,
 }
 
 impl<St: Store> RateLimitLayer<St> {
@@ -69,11 +71,12 @@ impl<St: Store> RateLimitLayer<St> {
             rules: (),
             policies: Vec::new(),
             mode: Fail,
+            refunds: NoRefund,
         }
     }
 }
 
-impl<St: Store, M> RateLimitLayer<St, (), M> {
+impl<St: Store, M, W> RateLimitLayer<St, (), M, W> {
     /// Rules that are only known at run time, as from a file. More can be added to them.
     ///
     /// ```
@@ -107,7 +110,7 @@ impl<St: Store, M> RateLimitLayer<St, (), M> {
     pub fn rules<Req>(
         self,
         rules: impl IntoIterator<Item = BoxRule<Req>>,
-    ) -> RateLimitLayer<St, BoxRules<Req>, M> {
+    ) -> RateLimitLayer<St, BoxRules<Req>, M, W> {
         match self.try_rules(rules) {
             Ok(layer) => layer,
             Err(error) => panic!("{error}"),
@@ -122,7 +125,7 @@ impl<St: Store, M> RateLimitLayer<St, (), M> {
     pub fn try_rules<Req>(
         mut self,
         rules: impl IntoIterator<Item = BoxRule<Req>>,
-    ) -> Result<RateLimitLayer<St, BoxRules<Req>, M>, ConfigError> {
+    ) -> Result<RateLimitLayer<St, BoxRules<Req>, M, W>, ConfigError> {
         let rules: Arc<[BoxRule<Req>]> = rules.into_iter().collect();
         for rule in rules.iter() {
             self.add(rule.policy())?;
@@ -132,18 +135,19 @@ impl<St: Store, M> RateLimitLayer<St, (), M> {
             rules: BoxRules { rules },
             policies: self.policies,
             mode: self.mode,
+            refunds: self.refunds,
         })
     }
 }
 
-impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
+impl<St: Store, Rs: Rules, M, W> RateLimitLayer<St, Rs, M, W> {
     /// Adds a rule.
     ///
     /// # Panics
     ///
     /// When the layer has a rule of that name, or [`MAX_RULES`] rules, or its store keeps no windows of
     /// the rule's kind.
-    pub fn rule<K, C, P>(self, rule: Rule<K, C, P>) -> RateLimitLayer<St, And<Rs, K, C, P>, M> {
+    pub fn rule<K, C, P>(self, rule: Rule<K, C, P>) -> RateLimitLayer<St, And<Rs, K, C, P>, M, W> {
         match self.try_rule(rule) {
             Ok(layer) => layer,
             Err(error) => panic!("{error}"),
@@ -162,13 +166,14 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     pub fn try_rule<K, C, P>(
         mut self,
         rule: Rule<K, C, P>,
-    ) -> Result<RateLimitLayer<St, And<Rs, K, C, P>, M>, ConfigError> {
+    ) -> Result<RateLimitLayer<St, And<Rs, K, C, P>, M, W>, ConfigError> {
         self.add(&rule.policy)?;
         Ok(RateLimitLayer {
             store: self.store,
             rules: (self.rules, Arc::new(rule)),
             policies: self.policies,
             mode: self.mode,
+            refunds: self.refunds,
         })
     }
 
@@ -200,12 +205,13 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
         &self.policies
     }
 
-    pub(crate) fn with_mode<N>(self, mode: N) -> RateLimitLayer<St, Rs, N> {
+    pub(crate) fn with_mode<N>(self, mode: N) -> RateLimitLayer<St, Rs, N, W> {
         RateLimitLayer {
             store: self.store,
             rules: self.rules,
             policies: self.policies,
             mode,
+            refunds: self.refunds,
         }
     }
 
@@ -221,19 +227,20 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     }
 }
 
-impl<S, St: Store, Rs: Rules, M: Clone> Layer<S> for RateLimitLayer<St, Rs, M> {
-    type Service = RateLimit<S, St, Rs, M>;
+impl<S, St: Store, Rs: Rules, M: Clone, W: Clone> Layer<S> for RateLimitLayer<St, Rs, M, W> {
+    type Service = RateLimit<S, St, Rs, M, W>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RateLimit {
             inner,
             limiter: Arc::new(self.limiter()),
             mode: self.mode.clone(),
+            refunds: self.refunds.clone(),
         }
     }
 }
 
-impl<St, Rs, M> fmt::Debug for RateLimitLayer<St, Rs, M> {
+impl<St, Rs, M, W> fmt::Debug for RateLimitLayer<St, Rs, M, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
             .field("policies", &self.policies)

@@ -5,12 +5,12 @@ use crate::error::{CostAboveLimit, RateLimitError, Refused, Violation};
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::rules::Apply;
-use crate::store::Store;
+use crate::store::{Operate, Store};
 use crate::telemetry::Telemetry;
 use crate::window::{Terms, Wait};
 
 /// The store with the rules: what all clones of a service share.
-pub(crate) struct Limiter<St: Store, Rs> {
+pub struct Limiter<St: Store, Rs> {
     store: St,
     rules: Rs,
     policies: Box<[Policy]>,
@@ -47,6 +47,21 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     where
         Rs: Apply<Req>,
     {
+        let charges = self.charges(request)?;
+        if charges.is_empty() {
+            return Ok(Verdict::Now(Decision::empty()));
+        }
+        Ok(self.store.decide(&charges))
+    }
+
+    #[inline]
+    fn charges<'a, Req>(
+        &'a self,
+        request: &'a Req,
+    ) -> Result<Charges<'a, St::Scope>, RateLimitError>
+    where
+        Rs: Apply<Req>,
+    {
         let mut charges = Charges::new();
         self.rules.apply(request, &mut |number, ask| {
             let policy = ask.policy;
@@ -69,10 +84,21 @@ impl<St: Store, Rs> Limiter<St, Rs> {
             });
             Ok(())
         })?;
-        if charges.is_empty() {
-            return Ok(Verdict::Now(Decision::empty()));
-        }
-        Ok(self.store.decide(&charges))
+        Ok(charges)
+    }
+
+    /// What a decision about this request has charged, to be given back.
+    pub(crate) fn receipt<Req>(&self, request: &Req, decision: &Decision) -> Option<St::Receipt>
+    where
+        Rs: Apply<Req>,
+        St: Operate,
+    {
+        let charges = self.charges(request).ok()?;
+        Some(self.store.receipt(&charges, decision))
+    }
+
+    pub(crate) const fn store(&self) -> &St {
+        &self.store
     }
 
     #[cold]

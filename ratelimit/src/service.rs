@@ -10,6 +10,7 @@ use crate::error::BoxError;
 use crate::future::{Call, Keep, ResponseFuture};
 use crate::layer::Fail;
 use crate::limiter::Limiter;
+use crate::refund::{NoRefund, Refunds};
 use crate::rules::Apply;
 use crate::store::Store;
 
@@ -20,22 +21,26 @@ use crate::store::Store;
 /// It is ready when the inner service is, and `call` uses the instance that was readied: in place if
 /// the store decides at once. If the decision is awaited, the instance moves into the future and a
 /// clone takes its place; after a refusal it is dropped there, which gives back what it had reserved.
-pub struct RateLimit<S, St: Store, Rs, M = Fail> {
+pub struct RateLimit<S, St: Store, Rs, M = Fail, W = NoRefund> {
     pub(crate) inner: S,
     pub(crate) limiter: Arc<Limiter<St, Rs>>,
     pub(crate) mode: M,
+    pub(crate) refunds: W,
 }
 
-impl<S, St: Store, Rs, M> RateLimit<S, St, Rs, M> {
+impl<S, St: Store, Rs, M, W> RateLimit<S, St, Rs, M, W> {
     /// Decides, and calls the inner service at once if that is possible.
-    pub(crate) fn start<Req, K: Keep>(&mut self, request: Req) -> Call<S, Req, St, Rs, K>
+    pub(crate) fn start<Req, K: Keep>(&mut self, request: Req) -> Call<S, Req, St, Rs, K, W>
     where
         S: Service<Req> + Clone,
         Rs: Apply<Req>,
+        W: Refunds<St, S::Response, S::Error>,
     {
         match self.limiter.decide(&request) {
             Ok(Verdict::Now(decision)) => match self.limiter.judge(&decision) {
                 Ok(()) => Call::Calling {
+                    owed: Some(self.refunds.owe(&self.limiter, &request, &decision)),
+                    refunds: self.refunds.clone(),
                     future: self.inner.call(request),
                     kept: K::keep(decision),
                 },
@@ -51,6 +56,7 @@ impl<S, St: Store, Rs, M> RateLimit<S, St, Rs, M> {
                     limiter: Arc::clone(&self.limiter),
                     service: mem::replace(&mut self.inner, next),
                     request,
+                    refunds: self.refunds.clone(),
                 }
             }
             Err(error) => Call::Refused { error, kept: None },
@@ -58,15 +64,16 @@ impl<S, St: Store, Rs, M> RateLimit<S, St, Rs, M> {
     }
 }
 
-impl<S, Req, St, Rs> Service<Req> for RateLimit<S, St, Rs, Fail>
+impl<S, Req, St, Rs, W> Service<Req> for RateLimit<S, St, Rs, Fail, W>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone,
     St: Store,
     Rs: Apply<Req>,
+    W: Refunds<St, S::Response, S::Error>,
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = ResponseFuture<S, Req, St, Rs>;
+    type Future = ResponseFuture<S, Req, St, Rs, W>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -77,17 +84,18 @@ where
     }
 }
 
-impl<S: Clone, St: Store, Rs, M: Clone> Clone for RateLimit<S, St, Rs, M> {
+impl<S: Clone, St: Store, Rs, M: Clone, W: Clone> Clone for RateLimit<S, St, Rs, M, W> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
             limiter: Arc::clone(&self.limiter),
             mode: self.mode.clone(),
+            refunds: self.refunds.clone(),
         }
     }
 }
 
-impl<S: fmt::Debug, St: Store, Rs, M> fmt::Debug for RateLimit<S, St, Rs, M> {
+impl<S: fmt::Debug, St: Store, Rs, M, W> fmt::Debug for RateLimit<S, St, Rs, M, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimit")
             .field("inner", &self.inner)

@@ -16,6 +16,7 @@ use crate::decision::{Decision, Verdict};
 use crate::error::{BoxError, RateLimitError};
 use crate::layer::{Fail, RateLimitLayer};
 use crate::limiter::Limiter;
+use crate::refund::{NoRefund, Refunds};
 use crate::rules::{Apply, Rules};
 use crate::service::RateLimit;
 use crate::store::Store;
@@ -51,7 +52,7 @@ impl Drop for Place {
     }
 }
 
-impl<St: Store, Rs: Rules> RateLimitLayer<St, Rs, Fail> {
+impl<St: Store, Rs: Rules, W> RateLimitLayer<St, Rs, Fail, W> {
     /// Lets requests without room wait for it, each for so long at most: for a client that holds itself
     /// to the limits of whom it calls.
     ///
@@ -87,7 +88,7 @@ impl<St: Store, Rs: Rules> RateLimitLayer<St, Rs, Fail> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn wait_up_to(self, limit: Duration) -> RateLimitLayer<St, Rs, Waiting> {
+    pub fn wait_up_to(self, limit: Duration) -> RateLimitLayer<St, Rs, Waiting, W> {
         self.with_mode(Waiting {
             up_to: limit,
             most: WAITERS,
@@ -96,7 +97,7 @@ impl<St: Store, Rs: Rules> RateLimitLayer<St, Rs, Fail> {
     }
 }
 
-impl<St, Rs> RateLimitLayer<St, Rs, Waiting> {
+impl<St, Rs, W> RateLimitLayer<St, Rs, Waiting, W> {
     /// How many requests may wait at one time, over all services of the layer; 1,024 unless set.
     pub fn waiters(mut self, most: usize) -> Self {
         self.mode.most = most;
@@ -104,15 +105,16 @@ impl<St, Rs> RateLimitLayer<St, Rs, Waiting> {
     }
 }
 
-impl<S, Req, St, Rs> Service<Req> for RateLimit<S, St, Rs, Waiting>
+impl<S, Req, St, Rs, W> Service<Req> for RateLimit<S, St, Rs, Waiting, W>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone,
     St: Store,
     Rs: Apply<Req>,
+    W: Refunds<St, S::Response, S::Error>,
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = WaitFuture<S, Req, St, Rs>;
+    type Future = WaitFuture<S, Req, St, Rs, W>;
 
     /// Always: the inner service is made ready when the wait is over.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
@@ -131,13 +133,20 @@ where
                 .unwrap_or_else(|| Instant::now() + Duration::from_secs(30 * 366 * 86_400)),
             waiting: self.mode.clone(),
             place: None,
+            refunds: self.refunds.clone(),
+            owed: None,
         }
     }
 }
 
 pin_project! {
     /// The answer of the service once there was room, or the refusal.
-    pub struct WaitFuture<S: Service<Req>, Req, St: Store, Rs> {
+    pub struct WaitFuture<S, Req, St, Rs, W = NoRefund>
+    where
+        S: Service<Req>,
+        St: Store,
+        W: Refunds<St, S::Response, S::Error>,
+    {
         #[pin]
         state: State<St::Deciding, S::Future>,
         // Until the service has it.
@@ -147,6 +156,9 @@ pin_project! {
         deadline: Instant,
         waiting: Waiting,
         place: Option<Place>,
+        refunds: W,
+        // From the decision to the answer.
+        owed: Option<W::Owed>,
     }
 }
 
@@ -161,11 +173,12 @@ pin_project! {
     }
 }
 
-impl<S, Req, St, Rs> Future for WaitFuture<S, Req, St, Rs>
+impl<S, Req, St, Rs, W> Future for WaitFuture<S, Req, St, Rs, W>
 where
     S: Service<Req, Error: Into<BoxError>>,
     St: Store,
     Rs: Apply<Req>,
+    W: Refunds<St, S::Response, S::Error>,
 {
     type Output = Result<S::Response, BoxError>;
 
@@ -180,7 +193,12 @@ where
                         Verdict::Later(deciding) => State::Deciding { deciding },
                         Verdict::Now(decision) => {
                             let (limiter, deadline) = (&**this.limiter, *this.deadline);
-                            after(&decision, limiter, deadline, this.waiting, this.place)?
+                            let next =
+                                after(&decision, limiter, deadline, this.waiting, this.place)?;
+                            if let State::Readying = next {
+                                *this.owed = Some(this.refunds.owe(limiter, request, &decision));
+                            }
+                            next
                         }
                     }
                 }
@@ -188,7 +206,12 @@ where
                 StateProj::Deciding { deciding } => {
                     let decision = ready!(deciding.poll(cx)).map_err(RateLimitError::Store)?;
                     let (limiter, deadline) = (&**this.limiter, *this.deadline);
-                    after(&decision, limiter, deadline, this.waiting, this.place)?
+                    let next = after(&decision, limiter, deadline, this.waiting, this.place)?;
+                    if let State::Readying = next {
+                        let request = this.request.as_ref().expect("it is not ready yet");
+                        *this.owed = Some(this.refunds.owe(limiter, request, &decision));
+                    }
+                    next
                 }
                 // ## Waiting => Asking
                 StateProj::Waiting { sleep } => {
@@ -203,7 +226,13 @@ where
                         future: this.service.call(request),
                     }
                 }
-                StateProj::Calling { future } => return future.poll(cx).map_err(Into::into),
+                StateProj::Calling { future } => {
+                    let answer = ready!(future.poll(cx));
+                    if let Some(owed) = this.owed.take() {
+                        this.refunds.answered(owed, &answer);
+                    }
+                    return Poll::Ready(answer.map_err(Into::into));
+                }
             };
             this.state.set(next);
         }
@@ -240,7 +269,12 @@ fn after<D, F, St: Store, Rs>(
     Ok(State::Readying)
 }
 
-impl<S: Service<Req>, Req, St: Store, Rs> fmt::Debug for WaitFuture<S, Req, St, Rs> {
+impl<S, Req, St, Rs, W> fmt::Debug for WaitFuture<S, Req, St, Rs, W>
+where
+    S: Service<Req>,
+    St: Store,
+    W: Refunds<St, S::Response, S::Error>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WaitFuture").finish_non_exhaustive()
     }

@@ -13,21 +13,33 @@ use super::{Fields, Respond, fields};
 use crate::decision::Decision;
 use crate::future::{Call, Ended};
 use crate::limiter::Limiter;
+use crate::refund::{NoRefund, Refunds};
+use crate::rules::Apply;
 use crate::store::Store;
 
 pin_project! {
     /// The response of the service with what it has to say of the limits, or the refusal.
-    pub struct HttpFuture<S: Service<Req>, Req, St: Store, Rs> {
+    pub struct HttpFuture<S, Req, St, Rs, W = NoRefund>
+    where
+        S: Service<Req>,
+        St: Store,
+        W: Refunds<St, S::Response, S::Error>,
+    {
         #[pin]
-        call: Call<S, Req, St, Rs, Decision>,
+        call: Call<S, Req, St, Rs, Decision, W>,
         limiter: Arc<Limiter<St, Rs>>,
         respond: Respond,
     }
 }
 
-impl<S: Service<Req>, Req, St: Store, Rs> HttpFuture<S, Req, St, Rs> {
+impl<S, Req, St, Rs, W> HttpFuture<S, Req, St, Rs, W>
+where
+    S: Service<Req>,
+    St: Store,
+    W: Refunds<St, S::Response, S::Error>,
+{
     pub(super) fn new(
-        call: Call<S, Req, St, Rs, Decision>,
+        call: Call<S, Req, St, Rs, Decision, W>,
         limiter: &Arc<Limiter<St, Rs>>,
         respond: Respond,
     ) -> Self {
@@ -39,10 +51,12 @@ impl<S: Service<Req>, Req, St: Store, Rs> HttpFuture<S, Req, St, Rs> {
     }
 }
 
-impl<S, Req, B, St, Rs> Future for HttpFuture<S, Req, St, Rs>
+impl<S, Req, B, St, Rs, W> Future for HttpFuture<S, Req, St, Rs, W>
 where
     S: Service<Req, Response = Response<B>>,
     St: Store,
+    Rs: Apply<Req>,
+    W: Refunds<St, S::Response, S::Error>,
 {
     type Output = Result<Response<LimitBody<B>>, S::Error>;
 
@@ -75,7 +89,12 @@ where
     }
 }
 
-impl<S: Service<Req>, Req, St: Store, Rs> fmt::Debug for HttpFuture<S, Req, St, Rs> {
+impl<S, Req, St, Rs, W> fmt::Debug for HttpFuture<S, Req, St, Rs, W>
+where
+    S: Service<Req>,
+    St: Store,
+    W: Refunds<St, S::Response, S::Error>,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpFuture").finish_non_exhaustive()
     }

@@ -27,6 +27,7 @@ pub use self::networks::Networks;
 use self::refusal::Refusals;
 use crate::error::RateLimitError;
 use crate::layer::RateLimitLayer;
+use crate::refund::Refunds;
 use crate::rules::{Apply, Rules};
 use crate::service::RateLimit;
 use crate::store::Store;
@@ -62,7 +63,7 @@ pub enum Fields {
     Never,
 }
 
-impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
+impl<St: Store, Rs: Rules, M, W> RateLimitLayer<St, Rs, M, W> {
     /// Answers refused requests instead of failing, so that the error stays that of the inner service
     /// (for axum, `Infallible`).
     ///
@@ -104,7 +105,7 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn http(self) -> RateLimitLayer<St, Rs, Respond> {
+    pub fn http(self) -> RateLimitLayer<St, Rs, Respond, W> {
         self.with_mode(Respond::new(Refusals::Problem))
     }
 
@@ -118,12 +119,12 @@ impl<St: Store, Rs: Rules, M> RateLimitLayer<St, Rs, M> {
     ///
     /// The fields of the IETF draft become metadata.
     #[cfg(feature = "grpc")]
-    pub fn grpc(self) -> RateLimitLayer<St, Rs, Respond> {
+    pub fn grpc(self) -> RateLimitLayer<St, Rs, Respond, W> {
         self.with_mode(Respond::new(Refusals::Grpc))
     }
 }
 
-impl<St, Rs> RateLimitLayer<St, Rs, Respond> {
+impl<St, Rs, W> RateLimitLayer<St, Rs, Respond, W> {
     /// Which responses tell of the limits; all by default.
     pub fn fields(mut self, fields: Fields) -> Self {
         self.mode.fields = fields;
@@ -179,15 +180,16 @@ impl<St, Rs> RateLimitLayer<St, Rs, Respond> {
     }
 }
 
-impl<S, Req, B, St, Rs> Service<Req> for RateLimit<S, St, Rs, Respond>
+impl<S, Req, B, St, Rs, W> Service<Req> for RateLimit<S, St, Rs, Respond, W>
 where
     S: Service<Req, Response = Response<B>> + Clone,
     St: Store,
     Rs: Apply<Req>,
+    W: Refunds<St, S::Response, S::Error>,
 {
     type Response = Response<LimitBody<B>>;
     type Error = S::Error;
-    type Future = HttpFuture<S, Req, St, Rs>;
+    type Future = HttpFuture<S, Req, St, Rs, W>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
