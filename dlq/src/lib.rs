@@ -96,6 +96,7 @@
 //! - `tracing`, `metrics`: an event and a counter for each letter, and the depth as a gauge.
 
 mod capture;
+mod census;
 mod clock;
 #[cfg(feature = "redis")]
 mod consumer;
@@ -115,6 +116,7 @@ mod sink;
 mod telemetry;
 
 pub use capture::{Capture, Disposition, NoCapture, Outcome};
+pub use census::{Cause, census};
 pub use clock::{SystemClock, WallClock};
 #[cfg(feature = "redis")]
 pub use consumer::{ConsumeError, Consumer, Message, PARKED_HEADER, Requeue, RequeueError, Totals};

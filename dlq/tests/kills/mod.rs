@@ -211,9 +211,9 @@ async fn work(plan: Plan, letters: Letters, path: &str, port: &str) {
         let send = service_fn(move |letter: Letter| {
             // The one before this one is sent and removed by now.
             killing.at(Step::RedriveRemoved);
-            let (requeue, killing) = (requeue.clone(), killing.clone());
+            let (mut requeue, killing) = (requeue.clone(), killing.clone());
             async move {
-                requeue.oneshot(letter).await?;
+                requeue.ready().await?.call(letter).await?;
                 killing.at(Step::RedriveSent);
                 Ok::<_, BoxError>(())
             }

@@ -1,0 +1,136 @@
+//! The queue that is meant.
+
+use std::{path::Path, time::Duration};
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use seawall_dlq::{
+    Depth, FileSink, Filter, Letter, LetterId, OpenError, Page, Queue, RedisSink, SinkError, Span,
+};
+use seawall_redis::{Client, Shared};
+
+use crate::{Stop, args, chain};
+
+/// A person waits: better soon an error than late an answer.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Letters in a file or on a Redis.
+#[derive(Debug)]
+pub(crate) enum Letters {
+    File(FileSink),
+    Redis {
+        sink: RedisSink<Shared<ConnectionManager>>,
+        connection: ConnectionManager,
+    },
+}
+
+/// Whether this names a Redis rather than a file.
+fn is_url(at: &str) -> bool {
+    at.contains("://")
+}
+
+pub(crate) async fn open(place: &args::Place) -> Result<Letters, Stop> {
+    match (&place.stream, is_url(&place.at)) {
+        (Some(stream), true) => {
+            let connection = connect(&place.at).await?;
+            let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
+            let mut ask = redis::cmd("TYPE");
+            ask.arg(stream);
+            let kind = client.command(&ask).await;
+            let kind = kind.map_err(|error| Stop::failed(&error))?;
+            match kind {
+                redis::Value::SimpleString(kind) if kind == "stream" => {}
+                redis::Value::SimpleString(kind) if kind == "none" => {
+                    return Err(Stop::Usage(format!(
+                        "there is no stream {stream} at {}: nothing died there yet, or its name is another",
+                        shown(&place.at)
+                    )));
+                }
+                _ => {
+                    return Err(Stop::Usage(format!(
+                        "{stream} at {} is no stream: letters are in one such as {{orders}}.dead",
+                        shown(&place.at)
+                    )));
+                }
+            }
+            let sink = RedisSink::try_over(client, stream.as_str());
+            let sink = sink.map_err(|error| Stop::Usage(error.to_string()))?;
+            Ok(Letters::Redis { sink, connection })
+        }
+        (None, true) => Err(Stop::Usage(
+            "say which stream: seawall-dlq stats redis://127.0.0.1/ {orders}.dead".to_owned(),
+        )),
+        (Some(stream), false) => Err(Stop::Usage(format!(
+            "{} is taken for a file, which has no stream {stream}: a Redis is redis://host/",
+            place.at
+        ))),
+        // Opening would make it.
+        (None, false) if !Path::new(&place.at).is_file() => Err(Stop::Usage(format!(
+            "there is no file {}: say the path of a file of letters, or redis://host/ and a stream",
+            place.at
+        ))),
+        (None, false) => match FileSink::open(&place.at).await {
+            Ok(sink) => Ok(Letters::File(sink)),
+            Err(OpenError::InUse) => Err(Stop::Failed(format!(
+                "{} is in use: stop the worker that writes to it first",
+                place.at
+            ))),
+            Err(error @ (OpenError::Foreign | OpenError::Version(_))) => {
+                Err(Stop::Usage(format!("{}: {}", place.at, chain(&error))))
+            }
+            Err(error) => Err(Stop::Failed(format!("{}: {}", place.at, chain(&error)))),
+        },
+    }
+}
+
+pub(crate) async fn connect(url: &str) -> Result<ConnectionManager, Stop> {
+    let client = redis::Client::open(url).map_err(|error| {
+        Stop::Usage(format!(
+            "{} is no address of a Redis ({error}): say redis://host:port/",
+            shown(url)
+        ))
+    })?;
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(1)
+        .set_connection_timeout(Some(CONNECT_WITHIN))
+        .set_response_timeout(Some(CONNECT_WITHIN));
+    let connection = client.get_connection_manager_with_config(config).await;
+    connection.map_err(|error| Stop::Failed(format!("{}: {}", shown(url), chain(&error))))
+}
+
+/// An address without the password in it.
+fn shown(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+impl Queue for Letters {
+    async fn depth(&self) -> Result<Depth, SinkError> {
+        match self {
+            Self::File(sink) => sink.depth().await,
+            Self::Redis { sink, .. } => sink.depth().await,
+        }
+    }
+
+    async fn list(&self, filter: &Filter, span: &Span, limit: usize) -> Result<Page, SinkError> {
+        match self {
+            Self::File(sink) => sink.list(filter, span, limit).await,
+            Self::Redis { sink, .. } => sink.list(filter, span, limit).await,
+        }
+    }
+
+    async fn get(&self, id: LetterId) -> Result<Option<Letter>, SinkError> {
+        match self {
+            Self::File(sink) => sink.get(id).await,
+            Self::Redis { sink, .. } => sink.get(id).await,
+        }
+    }
+
+    async fn remove(&self, id: LetterId) -> Result<bool, SinkError> {
+        match self {
+            Self::File(sink) => sink.remove(id).await,
+            Self::Redis { sink, .. } => sink.remove(id).await,
+        }
+    }
+}

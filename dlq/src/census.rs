@@ -1,0 +1,64 @@
+//! Counting letters by what killed them.
+
+use std::{collections::HashMap, time::SystemTime};
+
+use crate::{Filter, Fingerprint, Queue, SinkError, Span};
+
+/// How many letters are read at once.
+const PAGE: usize = 100;
+
+/// Letters of one cause: see [`Fingerprint`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cause {
+    /// What they have in common.
+    pub fingerprint: Fingerprint,
+    /// The kind of failure.
+    pub class: String,
+    /// What one of them said.
+    pub message: String,
+    /// How many there are.
+    pub letters: u64,
+    /// When the first of them died.
+    pub first: SystemTime,
+    /// When the last of them died.
+    pub last: SystemTime,
+}
+
+/// Counts the letters that match by their cause, the most frequent first. It reads all of them, one page at a
+/// time.
+///
+/// # Errors
+///
+/// If the queue cannot be read.
+pub async fn census<Q: Queue>(queue: &Q, filter: &Filter) -> Result<Vec<Cause>, SinkError> {
+    let mut causes = HashMap::<Fingerprint, Cause>::new();
+    let mut span = Span::all();
+    loop {
+        let page = queue.list(filter, &span, PAGE).await?;
+        for letter in page.letters {
+            let died = letter.last_failure;
+            let cause = causes.entry(letter.fingerprint).or_insert_with(|| Cause {
+                fingerprint: letter.fingerprint,
+                class: letter.failure.class,
+                message: letter.failure.message,
+                letters: 0,
+                first: died,
+                last: died,
+            });
+            cause.letters += 1;
+            cause.first = cause.first.min(died);
+            cause.last = cause.last.max(died);
+        }
+        match page.next {
+            Some(next) => span.after = Some(next),
+            None => break,
+        }
+    }
+    let mut causes: Vec<_> = causes.into_values().collect();
+    causes.sort_by(|a, b| {
+        let order = b.letters.cmp(&a.letters);
+        order.then(a.fingerprint.cmp(&b.fingerprint))
+    });
+    Ok(causes)
+}
