@@ -25,6 +25,10 @@ pub enum Command {
     Demo(DemoArgs),
     /// Serve real clients until Ctrl-C.
     Serve(ServeArgs),
+    /// Send load to a server, and keep a record of every answer.
+    Load(LoadArgs),
+    /// Compare such a record with a data directory that nobody has open: is anything lost, or there twice?
+    Check(CheckArgs),
 }
 
 /// Settings of `pipeline demo`.
@@ -89,6 +93,47 @@ pub struct ServeArgs {
     /// How long to finish what was begun after Ctrl-C, in seconds.
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub drain: Duration,
+}
+
+/// Settings of `pipeline load`. The server has to run with `--proxies 1`: the load names its clients' addresses
+/// as a load balancer would.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// The server.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub target: SocketAddr,
+    /// The record of answers: one JSON object a line, synced before each order is sent. Added to if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub log: PathBuf,
+    /// How long to send requests, in seconds.
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Requests a second to send.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: u64,
+    /// Connections.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub connections: u16,
+    /// The share of requests that place orders; the rest read.
+    #[arg(long, default_value = "0.2", value_parser = share)]
+    pub writes: f64,
+    /// The seed, and with it the keys of orders; drawn at random if not given.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+/// Settings of `pipeline check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The record that `pipeline load` kept.
+    #[arg(long, value_name = "FILE")]
+    pub log: PathBuf,
+    /// The data directory of the server.
+    #[arg(long, default_value = "pipeline-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Write the accounting as JSON to this file as well.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 impl Cli {

@@ -63,7 +63,7 @@ pub struct Data {
     shards: Vec<Arc<SqliteShard>>,
     readers: Arc<Readers>,
     /// Unlocked last, when the threads are gone.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Where what lies.
@@ -169,7 +169,7 @@ fn is_empty(directory: &Path) -> Result<bool, DataError> {
     }
 }
 
-fn create(directory: PathBuf, settings: Settings) -> Result<(Layout, File), DataError> {
+fn create(directory: PathBuf, settings: Settings) -> Result<(Layout, Lock), DataError> {
     let meta = Meta::new(
         settings.partitions.unwrap_or(PARTITIONS),
         settings.shards.unwrap_or(SHARDS),
@@ -182,7 +182,7 @@ fn create(directory: PathBuf, settings: Settings) -> Result<(Layout, File), Data
 }
 
 /// Locks a directory that has something in it, if that is ours.
-fn take(layout: &Layout) -> Result<File, DataError> {
+fn take(layout: &Layout) -> Result<Lock, DataError> {
     if !layout.meta().exists() {
         return Err(if layout.log().db.exists() || layout.log().end.exists() {
             DataError::damaged(layout.meta(), Damage::Missing)
@@ -195,8 +195,20 @@ fn take(layout: &Layout) -> Result<File, DataError> {
     lock(&layout.lock(), &layout.0)
 }
 
+/// A file that is locked. It is unlocked by name and not by closing: a child that another thread is just
+/// starting holds a copy of every descriptor until it executes its program.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It fails only for what is not locked.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Locks a file for as long as it is open. The kernel unlocks it when the process ends, however it ends.
-fn lock(path: &Path, directory: &Path) -> Result<File, DataError> {
+fn lock(path: &Path, directory: &Path) -> Result<Lock, DataError> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -204,7 +216,7 @@ fn lock(path: &Path, directory: &Path) -> Result<File, DataError> {
         .open(path)
         .map_err(|why| DataError::io(path, why))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(DataError::InUse {
             directory: directory.to_owned(),
         }),
@@ -213,7 +225,7 @@ fn lock(path: &Path, directory: &Path) -> Result<File, DataError> {
 }
 
 /// Every check first, and only then the first write.
-fn open(layout: Layout, lock: File, settings: Settings) -> Result<Data, DataError> {
+fn open(layout: Layout, lock: Lock, settings: Settings) -> Result<Data, DataError> {
     let meta = Meta::read(&layout.meta())?;
     for (setting, asked, made_with) in [
         ("partitions", settings.partitions, meta.partitions),

@@ -8,22 +8,19 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::accounting::Accounting;
+use crate::accounting::{Accounting, Books};
 use crate::api::Limits;
 use crate::app::{App, Config, PARTITIONS, runtime};
 use crate::args::DemoArgs;
 use crate::cpu;
 use crate::data::{Data, PRODUCTS, Settings as DataSettings};
-use crate::load::{Ledger, Load, Mix, Run};
+use crate::load::{Figures as Sent, Ledger, Load, Mix, Run};
+use crate::outside::USERS;
 use crate::report::{
     CacheFigures, FaultFigures, Percentiles, Report, Settings, StageFigures, Throughput,
 };
-use crate::shard::{ShardDb, Tally};
 use crate::shards::Faults;
 use crate::worker::WorkerSettings;
-
-/// Users that the load plays.
-const USERS: usize = 50_000;
 
 /// How long the pipeline may take to finish what it accepted.
 const DRAIN: Duration = Duration::from_secs(120);
@@ -82,7 +79,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
         PARTITIONS,
         args.shards
     );
-    let run = Run::new(&load);
+    let run = Run::new(&load, None);
     let loader = runtime("load", 1)?;
     let start = Instant::now();
     loader.block_on(async {
@@ -93,29 +90,31 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
         watch(&app, &run, driver).await
     })?;
     let loaded = start.elapsed();
-    let drained_before_stop = loader.block_on(drain(&app));
+    loader.block_on(drain(&app));
     let drained = start.elapsed();
     let cpu = cpu::by_stage();
     let figures = Figures::of(&app);
-    let stopped = app.stop(DRAIN);
+    if !app.stop(DRAIN) {
+        tracing::error!("the pipeline did not finish what it had accepted");
+    }
     drop(loader);
 
     // The other side of the books is read from disk again, as a later run would find it.
     let data = Data::open_or_create(&path, settings).context("the data cannot be opened again")?;
-    let tallies = tally(&data)?;
+    let books = runtime("checker", 1)?.block_on(Books::read(&data))?;
     data.close();
-    let ended = stopped && drained_before_stop && figures.halted == 0;
-    let report = run.ledger(|ledger| {
-        let accounting = Accounting::of(ledger, &tallies, ended);
-        report(
+    let report = run.look(|ledger, sent| {
+        Ran {
             args,
             ledger,
-            accounting,
-            &tallies,
-            &figures,
-            &cpu,
-            (loaded, drained),
-        )
+            sent,
+            books: &books,
+            figures: &figures,
+            cpu: &cpu,
+            loaded,
+            drained,
+        }
+        .report()
     });
     println!("{report}");
     if let Some(file) = report_file {
@@ -148,12 +147,9 @@ async fn watch(app: &App, run: &Run, driver: tokio::task::JoinHandle<()>) -> any
             _ = tick.tick() => {}
         }
         second += 1;
-        let (answered, accepted, p99) = run.ledger(|l| {
-            (
-                l.answered(),
-                l.accepted.len(),
-                l.latency.value_at_quantile(0.99),
-            )
+        let (answered, accepted, p99) = run.look(|ledger, sent| {
+            let p99 = sent.latency.value_at_quantile(0.99);
+            (sent.answered(), ledger.accepted(), p99)
         });
         let figures = Figures::of(app);
         let line = format!(
@@ -175,27 +171,14 @@ async fn watch(app: &App, run: &Run, driver: tokio::task::JoinHandle<()>) -> any
 }
 
 /// Waits until the workers have reached the end of the log.
-async fn drain(app: &App) -> bool {
+async fn drain(app: &App) {
     let until = Instant::now() + DRAIN;
     while app.shared.behind() > 0 {
         if Instant::now() >= until || app.shared.counters.halted.load(Ordering::Relaxed) > 0 {
-            return false;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    true
-}
-
-fn tally(data: &Data) -> anyhow::Result<Vec<Tally>> {
-    let runtime = runtime("checker", 1)?;
-    let tallies = runtime.block_on(async {
-        let mut tallies = Vec::new();
-        for shard in data.shards() {
-            tallies.push(shard.tally().await?);
-        }
-        Ok::<_, crate::shard::ShardError>(tallies)
-    })?;
-    Ok(tallies)
 }
 
 /// The pipeline's own figures, for show. The accounting does not believe them.
@@ -203,9 +186,7 @@ fn tally(data: &Data) -> anyhow::Result<Vec<Tally>> {
 struct Figures {
     applied: u64,
     dead: u64,
-    batches: u64,
     behind: usize,
-    halted: u64,
     hits: u64,
     misses: u64,
     faults: FaultFigures,
@@ -218,9 +199,7 @@ impl Figures {
         Self {
             applied: counters.applied.load(Ordering::Relaxed),
             dead: counters.dead.load(Ordering::Relaxed),
-            batches: counters.batches.load(Ordering::Relaxed),
             behind: app.shared.behind(),
-            halted: counters.halted.load(Ordering::Relaxed),
             hits,
             misses,
             faults: FaultFigures {
@@ -241,76 +220,83 @@ impl Figures {
     }
 }
 
-fn report(
-    args: &DemoArgs,
-    ledger: &Ledger,
-    accounting: Accounting,
-    tallies: &[Tally],
-    figures: &Figures,
-    cpu: &BTreeMap<&'static str, Duration>,
-    (loaded, drained): (Duration, Duration),
-) -> Report {
-    let answered = ledger.answered();
-    let of = |stage: &str| cpu.get(stage).copied().unwrap_or_default();
-    let taken = accounting.accepted + ledger.replays;
-    let stages = [
-        (
-            "load",
-            StageFigures::new(of("load"), answered, "request sent"),
-        ),
-        ("api", StageFigures::new(of("api"), answered, "request")),
-        ("log", StageFigures::new(of("log"), taken, "order accepted")),
-        (
-            "workers",
-            StageFigures::new(of("workers"), figures.applied, "order applied"),
-        ),
-        (
-            "shards",
-            StageFigures::new(of("shards"), figures.applied, "order applied"),
-        ),
-        ("other", StageFigures::new(of("other"), answered, "request")),
-    ];
-    let mut requests: BTreeMap<String, BTreeMap<u16, u64>> = BTreeMap::new();
-    for ((kind, status), n) in &ledger.statuses {
-        requests
-            .entry((*kind).to_owned())
-            .or_default()
-            .insert(*status, *n);
+/// Everything that a finished run left behind.
+struct Ran<'a> {
+    args: &'a DemoArgs,
+    ledger: &'a Ledger,
+    sent: &'a Sent,
+    books: &'a Books,
+    figures: &'a Figures,
+    cpu: &'a BTreeMap<&'static str, Duration>,
+    loaded: Duration,
+    drained: Duration,
+}
+
+impl Ran<'_> {
+    fn report(&self) -> Report {
+        let Self {
+            args,
+            ledger,
+            sent,
+            figures,
+            ..
+        } = self;
+        let accounting = Accounting::of(ledger, self.books);
+        let mut requests: BTreeMap<String, BTreeMap<u16, u64>> = BTreeMap::new();
+        for ((kind, status), n) in &sent.statuses {
+            requests
+                .entry((*kind).to_owned())
+                .or_default()
+                .insert(*status, *n);
+        }
+        let mut dead_letters = BTreeMap::new();
+        for (class, n) in self.books.shards.iter().flat_map(|shard| &shard.letters) {
+            *dead_letters.entry(class.clone()).or_default() += n;
+        }
+        Report {
+            latency_ms: Percentiles::of_micros(&sent.latency),
+            write_latency_ms: Percentiles::of_micros(&sent.write_latency),
+            send_delay_ms: Percentiles::of_micros(&sent.send_delay),
+            throughput: Throughput {
+                requests_per_s: sent.answered() as f64 / self.loaded.as_secs_f64(),
+                writes_applied_per_s: accounting.applied as f64 / self.drained.as_secs_f64(),
+            },
+            stages: self.stages(&accounting),
+            accounting,
+            cache: CacheFigures {
+                hit_rate: figures.hit_rate(),
+                hits: figures.hits,
+                misses: figures.misses,
+            },
+            requests,
+            replays: ledger.replays,
+            refused: sent.with_status(429),
+            dead_letters,
+            faults: figures.faults,
+            settings: Settings {
+                seconds: args.seconds.as_secs_f64(),
+                rate: args.rate,
+                shards: args.shards,
+                partitions: PARTITIONS,
+                seed: args.seed,
+            },
+        }
     }
-    let mut dead_letters = BTreeMap::new();
-    for (class, n) in tallies.iter().flat_map(|tally| &tally.letters) {
-        *dead_letters.entry(class.clone()).or_default() += n;
-    }
-    tracing::debug!(batches = figures.batches, "transactions");
-    Report {
-        latency_ms: Percentiles::of_micros(&ledger.latency),
-        write_latency_ms: Percentiles::of_micros(&ledger.write_latency),
-        send_delay_ms: Percentiles::of_micros(&ledger.send_delay),
-        throughput: Throughput {
-            requests_per_s: answered as f64 / loaded.as_secs_f64(),
-            writes_applied_per_s: accounting.applied as f64 / drained.as_secs_f64(),
-        },
-        accounting,
-        cache: CacheFigures {
-            hit_rate: figures.hit_rate(),
-            hits: figures.hits,
-            misses: figures.misses,
-        },
-        stages: stages
-            .into_iter()
-            .map(|(name, stage)| (name.to_owned(), stage))
-            .collect(),
-        requests,
-        replays: ledger.replays,
-        refused: ledger.with_status(429),
-        dead_letters,
-        faults: figures.faults,
-        settings: Settings {
-            seconds: args.seconds.as_secs_f64(),
-            rate: args.rate,
-            shards: args.shards,
-            partitions: PARTITIONS,
-            seed: args.seed,
-        },
+
+    fn stages(&self, accounting: &Accounting) -> BTreeMap<String, StageFigures> {
+        let answered = self.sent.answered();
+        let decided = accounting.applied + accounting.dead_lettered;
+        let stage = |name: &str, units, unit| {
+            let cpu = self.cpu.get(name).copied().unwrap_or_default();
+            (name.to_owned(), StageFigures::new(cpu, units, unit))
+        };
+        BTreeMap::from([
+            stage("load", answered, "request sent"),
+            stage("api", answered, "request"),
+            stage("log", accounting.accepted, "order accepted"),
+            stage("workers", decided, "order decided"),
+            stage("shards", decided, "order decided"),
+            stage("other", answered, "request"),
+        ])
     }
 }

@@ -12,6 +12,7 @@ pub mod errors;
 pub mod load;
 pub mod log;
 pub mod order;
+pub mod outside;
 pub mod report;
 pub mod serve;
 pub mod shard;

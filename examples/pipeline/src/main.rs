@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pipeline::args::{Cli, Command, one_line};
-use pipeline::{demo, serve, telemetry};
+use pipeline::{demo, outside, serve, telemetry};
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -21,6 +21,8 @@ fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Demo(cli.demo)) {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Load(args) => outside::load(&args),
+        Command::Check(args) => outside::check(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -211,26 +211,10 @@ impl fmt::Display for Report {
         for (class, n) in &self.dead_letters {
             writeln!(f, "dead letters: {n} x {class}")?;
         }
-        let a = &self.accounting;
-        writeln!(
+        write!(
             f,
-            "\naccounting, clients' own record against the shards reopened from disk"
-        )?;
-        writeln!(
-            f,
-            "  accepted {} = applied {} + dead {} (in doubt {})",
-            a.accepted, a.applied, a.dead_lettered, a.indeterminate
-        )?;
-        writeln!(
-            f,
-            "  lost {}, phantom {}, applied twice {}, replays that differ {}, sums {}, log {}",
-            a.lost,
-            a.phantom,
-            a.double_applied,
-            a.replay_mismatches,
-            if a.sums_match { "match" } else { "DIFFER" },
-            if a.drained { "drained" } else { "NOT DRAINED" }
-        )?;
-        writeln!(f, "  {}", if a.closed { "closed" } else { "NOT CLOSED" })
+            "\naccounting, clients' own record against the shards reopened from disk\n{}",
+            self.accounting
+        )
     }
 }

@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::process::Command;
 use std::time::Duration;
 
-use common::{Server, tally, until};
+use common::{Server, books, until};
 use pipeline::accounting::Accounting;
-use pipeline::load::{Load, Mix, Run};
+use pipeline::load::{LedgerFile, Load, Mix, Run, read_ledger};
+use rusqlite::OptionalExtension;
 
 fn load(server: &Server, seed: u64) -> Load {
     Load {
@@ -37,11 +39,11 @@ async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothi
         "--proxies",
         "1",
     ];
-    let mut ledgers = Vec::new();
+    let noted = data.path().join("ledger");
     for seed in 0..3 {
         let server = Server::start(&path, &flags);
         let load = load(&server, seed);
-        let run = Run::new(&load);
+        let run = Run::new(&load, Some(LedgerFile::open(&noted).expect("it opens")));
         let driver = tokio::spawn({
             let run = run.clone();
             async move { run.drive(&load).await }
@@ -49,7 +51,7 @@ async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothi
         // It is killed once enough was accepted, wherever it is then.
         let patience = Duration::from_secs(60);
         tokio::time::timeout(patience, async {
-            while run.ledger(|ledger| ledger.accepted.len()) < 500 + 300 * seed as usize {
+            while run.look(|ledger, _| ledger.accepted()) < 500 + 300 * seed {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
@@ -58,28 +60,66 @@ async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothi
         server.kill();
         // What was under way is now in doubt, and noted as such; the rest cannot even be sent.
         driver.await.expect("the load ends");
-        ledgers.push(run);
     }
     // The last start works through what is left, and stops in order.
     let server = Server::start(&path, &flags);
     until(server.address, "/readyz", |answer| answer.status == 200).await;
     assert!(server.stop().success());
 
-    let shards = tally(&path).await;
-    let mut all = pipeline::load::Ledger::new();
-    for run in &ledgers {
-        run.ledger(|ledger| {
-            all.accepted.extend(ledger.accepted.drain());
-            all.unknown.extend(ledger.unknown.drain());
-            all.replay_mismatches += ledger.replay_mismatches;
-        });
-    }
+    let told = read_ledger(&noted).expect("it reads");
     assert!(
-        all.accepted.len() > 1_500,
+        told.accepted() > 1_500,
         "the load was too small to mean anything"
     );
-    let books = Accounting::of(&all, &shards, true);
-    println!("figure pipeline/lost-over-kills: {}", books.lost);
-    println!("figure pipeline/twice-over-kills: {}", books.double_applied);
-    assert!(books.closed, "{books:?}");
+    let accounting = Accounting::of(&told, &books(&path).await);
+    println!("figure pipeline/lost-over-kills: {}", accounting.lost);
+    println!(
+        "figure pipeline/twice-over-kills: {}",
+        accounting.double_applied
+    );
+    assert!(accounting.closed, "{accounting:?}");
+
+    // The command says the same, and no longer once an order is gone.
+    let check = || {
+        Command::new(env!("CARGO_BIN_EXE_pipeline"))
+            .arg("check")
+            .arg("--log")
+            .arg(&noted)
+            .arg("--data")
+            .arg(&path)
+            .output()
+            .expect("it runs")
+    };
+    assert!(check().status.success());
+    let first = told
+        .operations()
+        .iter()
+        .find(|(_, operation)| operation.accepted.is_some());
+    let (op, _) = first.expect("many were accepted");
+    for shard in 0..10 {
+        let db = rusqlite::Connection::open(path.join(format!("shard-{shard:02}.db")))
+            .expect("it opens");
+        let gone: Option<(String, u32)> = db
+            .query_row(
+                "DELETE FROM op WHERE op = ?1 RETURNING account, quantity",
+                [op.0],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()
+            .expect("it is a shard");
+        if let Some((account, quantity)) = gone {
+            db.execute(
+                "UPDATE account SET orders = orders - 1, units = units - ?2 WHERE id = ?1",
+                (account, quantity),
+            )
+            .expect("its account is there");
+        }
+    }
+    let said = check();
+    assert_eq!(said.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(
+        said.contains("lost 1,") && said.contains("NOT CLOSED"),
+        "{said}"
+    );
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Server, applied, command, get, post, send, tally, try_send, until};
+use common::{Server, applied, books, command, dead, get, post, send, try_send, until};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -40,7 +40,7 @@ async fn the_same_order_twice_gives_the_same_bytes_and_one_row() {
     .await;
     assert_eq!(order.json()["item"], "product-789");
     assert!(server.stop().success());
-    let rows = applied(&tally(&path).await);
+    let rows = applied(&books(&path).await);
     println!("figure pipeline/rows-of-two: {rows}");
     assert_eq!(rows, 1);
 }
@@ -68,7 +68,7 @@ async fn fifty_at_once_give_one_row_and_one_answer() {
         (&1.into(), &1.into())
     );
     assert!(server.stop().success());
-    let rows = applied(&tally(&path).await);
+    let rows = applied(&books(&path).await);
     println!("figure pipeline/rows-of-fifty: {rows}");
     assert_eq!(rows, 1);
 }
@@ -99,7 +99,7 @@ async fn another_body_under_the_same_key_is_refused_before_and_after_a_restart()
         "{reused:?}"
     );
     assert!(server.stop().success());
-    assert_eq!(applied(&tally(&path).await), 1);
+    assert_eq!(applied(&books(&path).await), 1);
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn one_key_of_two_users_is_two_orders() {
     let keyed = send(server.address, post(ORDER, &[("x-api-key", "alice")])).await;
     assert!(alice.body != bob.body && alice.body != keyed.body && bob.body != keyed.body);
     assert!(server.stop().success());
-    assert_eq!(applied(&tally(&path).await), 3);
+    assert_eq!(applied(&books(&path).await), 3);
 }
 
 #[tokio::test]
@@ -142,12 +142,8 @@ async fn an_order_that_can_never_apply_is_accepted_written_off_and_shown_as_reje
     })
     .await;
     assert!(server.stop().success());
-    let shards = tally(&path).await;
-    assert_eq!(
-        shards.iter().map(|shard| shard.dead.len()).sum::<usize>(),
-        1
-    );
-    assert_eq!(applied(&shards), 1);
+    let books = books(&path).await;
+    assert_eq!((applied(&books), dead(&books)), (1, 1));
 }
 
 #[tokio::test]
@@ -318,12 +314,8 @@ async fn bad_requests_get_a_problem_and_leave_nothing() {
         }
     }
     assert!(server.stop().success());
-    let shards = tally(&path).await;
-    assert!(
-        shards
-            .iter()
-            .all(|shard| shard.applied.is_empty() && shard.dead.is_empty())
-    );
+    let books = books(&path).await;
+    assert_eq!((applied(&books), dead(&books)), (0, 0));
 }
 
 #[tokio::test]
@@ -427,5 +419,5 @@ async fn a_draining_server_answers_what_it_began() {
         .chain([first])
         .filter(|accepted| *accepted)
         .count();
-    assert!(applied(&tally(&path).await) >= accepted);
+    assert!(applied(&books(&path).await) >= accepted);
 }

@@ -6,11 +6,11 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::meta::Meta;
-use super::{DataError, Layout, lock};
+use super::{DataError, Layout, Lock, lock};
 use crate::{log, shard};
 
 /// Makes `target` and answers its lock, held. A kill at any point leaves either no `target` or the whole of it.
-pub(super) fn build(target: &Path, meta: &Meta) -> Result<File, DataError> {
+pub(super) fn build(target: &Path, meta: &Meta) -> Result<Lock, DataError> {
     let (parent, site) = beside(target)?;
     fs::create_dir_all(&parent).map_err(|why| DataError::io(&parent, why))?;
     match fs::create_dir(&site) {

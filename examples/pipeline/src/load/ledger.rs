@@ -1,6 +1,6 @@
 //! What the load was told: the outside half of the accounting. It believes nothing but answers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
@@ -12,31 +12,30 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 120_000_000, 3).expect("the bounds are in order")
 }
 
-/// Everything that the load was told.
-#[derive(Debug)]
-pub struct Ledger {
-    /// Operations that were answered with 202, with the answer's bytes.
-    pub accepted: HashMap<OpId, Bytes>,
-    /// Operations with an attempt whose fate the client does not know.
-    pub unknown: HashSet<OpId>,
-    /// Orders sent, repeats included.
-    pub writes_sent: u64,
-    /// Requests by kind and status; status 0 is a connection that failed.
-    pub statuses: BTreeMap<(&'static str, u16), u64>,
-    /// Answers that said that they are replays.
-    pub replays: u64,
-    /// Replays whose bytes differ from the first answer's.
-    pub replay_mismatches: u64,
-    /// Microseconds from the intended send time to the whole answer, reads and writes.
-    pub latency: Histogram<u64>,
-    /// The same, writes alone.
-    pub write_latency: Histogram<u64>,
-    /// How late requests were sent because every connection was busy, in microseconds.
-    pub send_delay: Histogram<u64>,
+/// An order as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The account it is for.
+    pub account: String,
+    /// Its units.
+    pub quantity: u32,
+}
+
+/// What is known of one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// What was sent, the first time.
+    pub sent: Sent,
+    /// When that was, on the ledger's own clock, which counts what it notes.
+    pub sent_at: u64,
+    /// When it was first answered with 202, and with which bytes.
+    pub accepted: Option<(u64, Bytes)>,
+    /// Attempts that were never answered clearly.
+    pub in_doubt: u64,
 }
 
 /// An answer, or its absence.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Told {
     /// The server answered.
     Answer {
@@ -51,63 +50,107 @@ pub enum Told {
     Nothing,
 }
 
-impl Ledger {
-    /// A ledger without entries.
-    pub fn new() -> Self {
-        Self {
-            accepted: HashMap::new(),
-            unknown: HashSet::new(),
-            writes_sent: 0,
-            statuses: BTreeMap::new(),
-            replays: 0,
-            replay_mismatches: 0,
-            latency: histogram(),
-            write_latency: histogram(),
-            send_delay: histogram(),
+impl Told {
+    /// The status, 0 where there is none.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Answer { status, .. } => *status,
+            Self::Nothing => 0,
         }
     }
+}
 
-    /// Notes what became of a request; `op` is there for an order. Answers whether it was accepted just now
-    /// for the first time.
-    pub fn note(&mut self, kind: &'static str, op: Option<OpId>, told: Told) -> bool {
-        let status = match &told {
-            Told::Answer { status, .. } => *status,
-            Told::Nothing => 0,
+/// Everything that the load was told of its orders.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    operations: HashMap<OpId, Operation>,
+    accepted: u64,
+    clock: u64,
+    /// Answers that said that they are replays.
+    pub replays: u64,
+    /// Answers to a repeat whose bytes differ from the first answer's.
+    pub replay_mismatches: u64,
+}
+
+impl Ledger {
+    /// Notes that an order is about to be sent. From here on it may arrive.
+    pub fn sent(&mut self, op: OpId, sent: Sent) {
+        self.clock += 1;
+        let sent_at = self.clock;
+        let operation = self.operations.entry(op).or_insert_with(|| Operation {
+            sent,
+            sent_at,
+            accepted: None,
+            in_doubt: 0,
+        });
+        operation.in_doubt += 1;
+    }
+
+    /// Notes what became of it. Answers whether it was accepted just now for the first time.
+    pub fn told(&mut self, op: OpId, told: Told) -> bool {
+        self.clock += 1;
+        let Some(operation) = self.operations.get_mut(&op) else {
+            return false;
         };
-        *self.statuses.entry((kind, status)).or_default() += 1;
-        let Some(op) = op else { return false };
-        self.writes_sent += 1;
-        match told {
-            Told::Answer {
-                status: 202,
-                replayed,
-                body,
-            } => {
-                self.replays += u64::from(replayed);
-                match self.accepted.get(&op) {
-                    Some(first) => {
-                        self.replay_mismatches += u64::from(*first != body);
-                        false
-                    }
-                    None => {
-                        self.accepted.insert(op, body);
-                        true
-                    }
-                }
-            }
-            // Silence, and a gateway timeout, leave the fate open. A clear refusal does not.
+        let told = match told {
+            // Silence leaves the fate open, and so do errors in the middle of it. A clear refusal does not.
             Told::Nothing
             | Told::Answer {
                 status: 500 | 502 | 504,
                 ..
-            } => {
-                self.unknown.insert(op);
-                false
-            }
-            Told::Answer { .. } => false,
+            } => return false,
+            Told::Answer {
+                status,
+                replayed,
+                body,
+            } => (status == 202).then_some((replayed, body)),
+        };
+        operation.in_doubt -= 1;
+        let Some((replayed, body)) = told else {
+            return false;
+        };
+        self.replays += u64::from(replayed);
+        if let Some((_, first)) = &operation.accepted {
+            self.replay_mismatches += u64::from(*first != body);
+            return false;
         }
+        operation.accepted = Some((self.clock, body));
+        self.accepted += 1;
+        true
     }
 
+    /// The operations that were sent.
+    pub fn operations(&self) -> &HashMap<OpId, Operation> {
+        &self.operations
+    }
+
+    /// Operations that were accepted.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// Operations of which nobody was told that they are accepted, though they may have been taken.
+    pub fn indeterminate(&self) -> u64 {
+        let in_doubt =
+            |operation: &&Operation| operation.accepted.is_none() && operation.in_doubt > 0;
+        self.operations.values().filter(in_doubt).count() as u64
+    }
+}
+
+/// Figures of a load under way.
+#[derive(Debug)]
+pub struct Figures {
+    /// Requests by kind and status; status 0 is a connection that failed.
+    pub statuses: BTreeMap<(&'static str, u16), u64>,
+    /// Microseconds from the intended send time to the whole answer, reads and writes.
+    pub latency: Histogram<u64>,
+    /// The same, writes alone.
+    pub write_latency: Histogram<u64>,
+    /// How late requests were sent because every connection was busy, in microseconds.
+    pub send_delay: Histogram<u64>,
+}
+
+impl Figures {
     /// Requests that were answered.
     pub fn answered(&self) -> u64 {
         self.statuses
@@ -125,18 +168,16 @@ impl Ledger {
             .map(|(_, n)| n)
             .sum()
     }
-
-    /// Operations whose fate the client does not know.
-    pub fn indeterminate(&self) -> impl Iterator<Item = &OpId> {
-        self.unknown
-            .iter()
-            .filter(|op| !self.accepted.contains_key(*op))
-    }
 }
 
-impl Default for Ledger {
+impl Default for Figures {
     fn default() -> Self {
-        Self::new()
+        Self {
+            statuses: BTreeMap::new(),
+            latency: histogram(),
+            write_latency: histogram(),
+            send_delay: histogram(),
+        }
     }
 }
 
@@ -145,6 +186,16 @@ mod tests {
     use super::*;
 
     const OP: OpId = OpId([1; 16]);
+
+    fn send(ledger: &mut Ledger) {
+        ledger.sent(
+            OP,
+            Sent {
+                account: "user:u".into(),
+                quantity: 1,
+            },
+        );
+    }
 
     fn answer(status: u16, replayed: bool, body: &'static [u8]) -> Told {
         Told::Answer {
@@ -156,32 +207,43 @@ mod tests {
 
     #[test]
     fn a_replay_with_other_bytes_is_a_mismatch() {
-        let mut ledger = Ledger::new();
-        assert!(ledger.note("order", Some(OP), answer(202, false, b"a")));
-        assert!(!ledger.note("order", Some(OP), answer(202, true, b"a")));
+        let mut ledger = Ledger::default();
+        for (told, first) in [
+            (answer(202, false, b"a"), true),
+            (answer(202, true, b"a"), false),
+        ] {
+            send(&mut ledger);
+            assert_eq!(ledger.told(OP, told), first);
+        }
         assert_eq!((ledger.replays, ledger.replay_mismatches), (1, 0));
-        ledger.note("order", Some(OP), answer(202, true, b"b"));
+        send(&mut ledger);
+        ledger.told(OP, answer(202, true, b"b"));
         assert_eq!((ledger.replays, ledger.replay_mismatches), (2, 1));
     }
 
     #[test]
-    fn a_lost_answer_is_indeterminate_until_a_retry_is_accepted() {
-        let mut ledger = Ledger::new();
-        ledger.note("order", Some(OP), Told::Nothing);
-        assert_eq!(ledger.indeterminate().count(), 1);
-        ledger.note("order", Some(OP), answer(202, false, b"a"));
-        assert_eq!(ledger.indeterminate().count(), 0);
+    fn a_lost_answer_is_in_doubt_until_a_retry_is_accepted() {
+        let mut ledger = Ledger::default();
+        send(&mut ledger);
+        assert_eq!(
+            ledger.indeterminate(),
+            1,
+            "it may arrive from the moment it is sent"
+        );
+        ledger.told(OP, Told::Nothing);
+        assert_eq!(ledger.indeterminate(), 1);
+        send(&mut ledger);
+        ledger.told(OP, answer(202, false, b"a"));
+        assert_eq!((ledger.accepted(), ledger.indeterminate()), (1, 0));
     }
 
     #[test]
     fn a_clear_refusal_claims_nothing() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         for status in [400, 409, 422, 429, 503] {
-            ledger.note("order", Some(OP), answer(status, false, b""));
+            send(&mut ledger);
+            ledger.told(OP, answer(status, false, b""));
         }
-        assert_eq!(
-            (ledger.accepted.len(), ledger.indeterminate().count()),
-            (0, 0)
-        );
+        assert_eq!((ledger.accepted(), ledger.indeterminate()), (0, 0));
     }
 }

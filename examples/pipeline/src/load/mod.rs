@@ -2,6 +2,7 @@
 //! latency counts from that time. It speaks HTTP over sockets and knows nothing of the server's insides.
 
 mod client;
+mod file;
 mod ledger;
 mod plan;
 
@@ -20,7 +21,8 @@ use crate::order::{OpId, Principal};
 use client::Connection;
 use plan::Plan;
 
-pub use ledger::{Ledger, Told, histogram};
+pub use file::{LedgerFile, read as read_ledger};
+pub use ledger::{Figures, Ledger, Operation, Sent, Told, histogram};
 pub use plan::Mix;
 
 /// API keys that the users share out among them.
@@ -51,12 +53,14 @@ pub struct Load {
 #[derive(Clone, Debug)]
 pub struct Run {
     state: Arc<Mutex<State>>,
+    file: Option<Arc<LedgerFile>>,
 }
 
 #[derive(Debug)]
 struct State {
     plan: Plan,
     ledger: Ledger,
+    figures: Figures,
     drawn: u64,
 }
 
@@ -67,21 +71,25 @@ struct Accepted {
 }
 
 impl Run {
-    /// A load that has not begun.
-    pub fn new(load: &Load) -> Self {
-        let plan = Plan::new(load.mix, load.users, load.products, load.seed);
+    /// A load that has not begun. With a file, it notes there too what it is told, and sends no order that is
+    /// not noted.
+    pub fn new(load: &Load, file: Option<LedgerFile>) -> Self {
+        let state = State {
+            plan: Plan::new(load.mix, load.users, load.products, load.seed),
+            ledger: Ledger::default(),
+            figures: Figures::default(),
+            drawn: 0,
+        };
         Self {
-            state: Arc::new(Mutex::new(State {
-                plan,
-                ledger: Ledger::new(),
-                drawn: 0,
-            })),
+            state: Arc::new(Mutex::new(state)),
+            file: file.map(Arc::new),
         }
     }
 
     /// Looks at what was told so far.
-    pub fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
-        look(&mut self.lock().ledger)
+    pub fn look<T>(&self, look: impl FnOnce(&Ledger, &Figures) -> T) -> T {
+        let state = self.lock();
+        look(&state.ledger, &state.figures)
     }
 
     /// Sends the load; returns when its last answer is in.
@@ -96,6 +104,33 @@ impl Run {
             if let Err(error) = done {
                 tracing::error!(%error, "a sender of the load ended early");
             }
+        }
+    }
+
+    /// Completes the file, once the load is through.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong with it, at any time.
+    pub fn close(self) -> std::io::Result<()> {
+        match self.file.map(Arc::try_unwrap) {
+            Some(Ok(file)) => file.close(),
+            Some(Err(_)) => Err(std::io::Error::other("it is still in use")),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes an order before it is sent. Answers false when that cannot be done: then it must not be.
+    async fn sending(&self, op: OpId, sent: Sent) -> bool {
+        let noted = {
+            let mut state = self.lock();
+            let noted = self.file.as_ref().map(|file| file.sent(op, &sent));
+            state.ledger.sent(op, sent);
+            noted
+        };
+        match noted {
+            Some(noted) => noted.await.is_ok(),
+            None => true,
         }
     }
 
@@ -121,28 +156,53 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
         let due = start + Duration::from_secs_f64(number as f64 / load.rate as f64);
         sleep_until(due).await;
         let late = due.elapsed();
-        let (kind, op, http) = encode(user, &request);
+        let (kind, order, http) = encode(user, &request);
+        let op = order.as_ref().map(|(op, _)| *op);
+        if let Some((op, sent)) = order
+            && !run.sending(op, sent).await
+        {
+            return;
+        }
         let told = connection.send(http).await;
         let took = due.elapsed();
 
         let mut state = run.lock();
-        let State { plan, ledger, .. } = &mut *state;
-        let Ok(told) = told else {
-            // Nothing went out, so nothing is owed; it shows as status 0 of its own kind.
-            ledger.note("unsent", None, Told::Nothing);
-            continue;
+        let State {
+            plan,
+            ledger,
+            figures,
+            ..
+        } = &mut *state;
+        let (kind, told) = match told {
+            Ok(told) => (kind, told),
+            // It was not sent at all: a refusal, as far as an order is concerned.
+            Err(_) => (
+                "unsent",
+                Told::Answer {
+                    status: 0,
+                    replayed: false,
+                    body: Bytes::new(),
+                },
+            ),
         };
-        record(&mut ledger.latency, took);
-        record(&mut ledger.send_delay, late);
-        if op.is_some() {
-            record(&mut ledger.write_latency, took);
+        *figures.statuses.entry((kind, told.status())).or_default() += 1;
+        if told.status() != 0 {
+            record(&mut figures.latency, took);
+            record(&mut figures.send_delay, late);
         }
-        let body = match &told {
-            Told::Answer { body, .. } => body.clone(),
-            Told::Nothing => Bytes::new(),
+        let Some(op) = op else { continue };
+        if told.status() != 0 {
+            record(&mut figures.write_latency, took);
+        }
+        if let Some(file) = &run.file {
+            file.told(op, &told);
+        }
+        let id = match &told {
+            Told::Answer { body, .. } => serde_json::from_slice(body).ok(),
+            Told::Nothing => None,
         };
-        if ledger.note(kind, op, told)
-            && let Ok(Accepted { order_id }) = serde_json::from_slice(&body)
+        if ledger.told(op, told)
+            && let Some(Accepted { order_id }) = id
         {
             plan.accepted(user, order_id);
         }
@@ -153,11 +213,12 @@ fn record(histogram: &mut hdrhistogram::Histogram<u64>, took: Duration) {
     histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
 }
 
+/// A request's kind, the order in it if it is one, and its form on the wire.
+type Encoded = (&'static str, Option<(OpId, Sent)>, Request<Full<Bytes>>);
+
 /// The request on the wire. The load stands where a load balancer would, so it names the client's address.
-fn encode(
-    user: usize,
-    request: &plan::Request,
-) -> (&'static str, Option<OpId>, Request<Full<Bytes>>) {
+fn encode(user: usize, request: &plan::Request) -> Encoded {
+    let principal = Principal::User(format!("u{user}"));
     let name = format!("u{user}");
     let common = Request::builder()
         .header("host", "pipeline")
@@ -169,10 +230,16 @@ fn encode(
         );
     let get =
         |builder: http::request::Builder, path: String| builder.uri(path).body(Full::default());
-    let (kind, op, built) = match request {
+    let (kind, order, built) = match request {
         plan::Request::Place(placed) => (
             "order",
-            Some(OpId::derive(&Principal::User(name.clone()), &placed.key)),
+            Some((
+                OpId::derive(&principal, &placed.key),
+                Sent {
+                    account: principal.account(),
+                    quantity: placed.quantity,
+                },
+            )),
             common
                 .method("POST")
                 .uri("/api/orders")
@@ -189,7 +256,7 @@ fn encode(
     };
     (
         kind,
-        op,
+        order,
         built.expect("the parts are made here and are valid"),
     )
 }

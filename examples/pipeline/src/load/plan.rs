@@ -38,6 +38,8 @@ pub(super) struct Placed {
     pub(super) key: String,
     /// The JSON body.
     pub(super) body: String,
+    /// Units.
+    pub(super) quantity: u32,
 }
 
 /// One request of the load.
@@ -127,6 +129,7 @@ impl Plan {
             user: self.users.draw(&mut self.rng),
             key,
             body,
+            quantity,
         };
         self.sent.push(placed.clone());
         placed

@@ -198,11 +198,26 @@ impl ShardError {
     }
 }
 
-/// What a shard holds, summed over its tables: the accounting's other side.
+/// An operation that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The operation.
+    pub op: OpId,
+    /// The account it counts for.
+    pub account: String,
+    /// Its units.
+    pub quantity: u32,
+    /// The partition it came by.
+    pub partition: u16,
+    /// Its place there.
+    pub offset: u64,
+}
+
+/// What a shard holds: the accounting's other side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Operations that count, with their quantity in units and how often an effect of theirs is recorded.
-    pub applied: Vec<(OpId, u32)>,
+    /// Operations that count.
+    pub applied: Vec<Counted>,
     /// Operations that were written off.
     pub dead: Vec<OpId>,
     /// Letters by class.
@@ -211,6 +226,8 @@ pub struct Tally {
     pub account_orders: u64,
     /// Units summed over all accounts.
     pub account_units: u64,
+    /// How far it has applied which partition.
+    pub watermarks: Vec<(u16, Watermark)>,
 }
 
 /// One shard: a primary and what it replicates to.

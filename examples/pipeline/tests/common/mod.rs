@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use pipeline::accounting::Books;
 use pipeline::data::{Data, Settings};
-use pipeline::shard::{ShardDb, Tally};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 
@@ -164,22 +164,24 @@ pub async fn until(
     .unwrap_or_else(|_| panic!("{path} never came to what was wanted"))
 }
 
-/// What the shards hold, read from disk. Nobody may have the directory open.
-pub async fn tally(data: &Path) -> Vec<Tally> {
+/// What the shards and the log hold, read from disk. Nobody may have the directory open.
+pub async fn books(data: &Path) -> Books {
     let data = data.to_owned();
     let data = tokio::task::spawn_blocking(move || Data::open_or_create(data, Settings::default()))
         .await
         .expect("no panic")
         .expect("the directory is sound");
-    let mut tallies = Vec::new();
-    for shard in data.shards() {
-        tallies.push(shard.tally().await.expect("it can be read"));
-    }
+    let books = Books::read(&data).await.expect("they can be read");
     data.close();
-    tallies
+    books
 }
 
 /// Orders that count, over all shards.
-pub fn applied(tallies: &[Tally]) -> usize {
-    tallies.iter().map(|tally| tally.applied.len()).sum()
+pub fn applied(books: &Books) -> usize {
+    books.shards.iter().map(|shard| shard.applied.len()).sum()
+}
+
+/// Orders that were written off, over all shards.
+pub fn dead(books: &Books) -> usize {
+    books.shards.iter().map(|shard| shard.dead.len()).sum()
 }

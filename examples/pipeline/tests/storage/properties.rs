@@ -272,7 +272,11 @@ async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> 
         counting.values().map(|&n| u64::from(n)).sum::<u64>()
     );
     prop_assert_eq!(
-        tally.applied.into_iter().collect::<BTreeMap<_, _>>(),
+        tally
+            .applied
+            .into_iter()
+            .map(|row| (row.op, row.quantity))
+            .collect::<BTreeMap<_, _>>(),
         counting
     );
     prop_assert_eq!(tally.dead.into_iter().collect::<BTreeSet<_>>(), died);

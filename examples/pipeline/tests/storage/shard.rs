@@ -29,7 +29,12 @@ async fn watermark(shard: &SqliteShard, log: LogId) -> u64 {
 
 /// Shows that nothing came of what was refused.
 async fn untouched(shard: &SqliteShard, log: LogId, at: u64) {
-    assert_eq!(shard.tally().await.unwrap(), Tally::default());
+    let tally = shard.tally().await.unwrap();
+    let nothing = Tally {
+        watermarks: tally.watermarks.clone(),
+        ..Tally::default()
+    };
+    assert_eq!(tally, nothing);
     assert_eq!(watermark(shard, log).await, at);
 }
 
@@ -194,7 +199,7 @@ async fn a_batch_of_another_epoch_is_refused_whole() {
     let ShardError::StaleEpoch { current: 4 } = why else {
         panic!("{why}")
     };
-    assert_eq!(shard.tally().await.unwrap(), Tally::default());
+    assert_eq!(shard.tally().await.unwrap().applied, []);
     assert_eq!(shard.adopt(0, log, 4).await.unwrap().position, Position(0));
 }
 
@@ -305,7 +310,14 @@ async fn an_operation_with_another_payload_is_key_reuse_and_never_silence() {
         panic!("{why}")
     };
     // The whole batch rolled back; the row goes in again as a letter.
-    assert_eq!(shard.tally().await.unwrap().applied, [(a.op(), 5)]);
+    let applied = shard.tally().await.unwrap().applied;
+    assert_eq!(
+        applied
+            .iter()
+            .map(|row| (row.op, row.quantity))
+            .collect::<Vec<_>>(),
+        [(a.op(), 5)]
+    );
     let rows = vec![
         apply(2, &record(2, 1, 1)),
         dead(3, Some(&reuse), "key-reuse"),

@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Result};
 
+use crate::log::{LogId, Position};
 use crate::order::{OpId, OrderId};
-use crate::shard::{Document, Query, State, Tally, Versioned};
+use crate::shard::{Counted, Document, Query, State, Tally, Versioned, Watermark};
 
 /// A product's version: above what is not there, and never raised.
 const CATALOGUE: u64 = 1;
@@ -74,12 +75,20 @@ pub(super) fn tally(db: &mut Connection) -> Result<Tally> {
     let moment = db.transaction()?;
     let mut tally = Tally::default();
     {
-        let mut select = moment.prepare("SELECT op, state = 'applied', quantity FROM op")?;
+        let mut select = moment.prepare(
+            "SELECT op, state = 'applied', account, quantity, partition, offset FROM op",
+        )?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let op = OpId(row.get(0)?);
             if row.get(1)? {
-                tally.applied.push((op, row.get(2)?));
+                tally.applied.push(Counted {
+                    op,
+                    account: row.get(2)?,
+                    quantity: row.get(3)?,
+                    partition: row.get(4)?,
+                    offset: row.get(5)?,
+                });
             } else {
                 tally.dead.push(op);
             }
@@ -94,6 +103,17 @@ pub(super) fn tally(db: &mut Connection) -> Result<Tally> {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
     }
+    tally.watermarks = moment
+        .prepare("SELECT partition, log, epoch, position FROM watermark ORDER BY partition")?
+        .query_map([], |row| {
+            let mark = Watermark {
+                log: LogId(row.get(1)?),
+                epoch: row.get(2)?,
+                position: Position(row.get(3)?),
+            };
+            Ok((row.get(0)?, mark))
+        })?
+        .collect::<Result<_>>()?;
     Ok(tally)
 }
 
