@@ -22,7 +22,9 @@ pub enum Jitter {
     Full,
     /// Uniform in `d/2..=d`: never comes back at once.
     Equal,
-    /// Uniform between the base and three times the delay before, capped. The formula plays no part.
+    /// Uniform between the base and three times the delay before, or the cap where that is nearer. The
+    /// formula plays no part. (The draw is not cut at the cap, as it is elsewhere: two of three late
+    /// delays would be the cap itself, the same for everybody.)
     Decorrelated,
 }
 
