@@ -86,11 +86,14 @@ where
             let next = match self.as_mut().project() {
                 // ## Deciding => (Calling | Refused)
                 CallProj::Deciding {
-                    deciding, limiter, ..
+                    deciding,
+                    limiter,
+                    request,
+                    ..
                 } => {
                     let decided = ready!(deciding.poll(cx));
                     let judged = match &decided {
-                        Ok(decision) => limiter.judge(decision),
+                        Ok(decision) => limiter.judge(&*request, decision),
                         Err(_) => Ok(()),
                     };
                     let CallOwned::Deciding {

@@ -12,6 +12,7 @@ use crate::rule::Rule;
 use crate::rules::{And, Apply, BoxRule, BoxRules, MAX_RULES, Rules};
 use crate::service::RateLimit;
 use crate::store::Store;
+use crate::top::TopRefused;
 
 /// Refusals are errors: [`RateLimitError`], boxed.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,7 @@ pub struct RateLimitLayer<St, Rs = (), M = Fail, W = NoRefund> {
     pub(crate) policies: Vec<Policy>,
     pub(crate) mode: M,
     pub(crate) refunds: W,
+    pub(crate) top: Option<TopRefused>,
 }
 
 impl<St: Store> RateLimitLayer<St> {
@@ -72,6 +74,7 @@ impl<St: Store> RateLimitLayer<St> {
             policies: Vec::new(),
             mode: Fail,
             refunds: NoRefund,
+            top: None,
         }
     }
 }
@@ -136,6 +139,7 @@ impl<St: Store, M, W> RateLimitLayer<St, (), M, W> {
             policies: self.policies,
             mode: self.mode,
             refunds: self.refunds,
+            top: self.top,
         })
     }
 }
@@ -174,6 +178,7 @@ impl<St: Store, Rs: Rules, M, W> RateLimitLayer<St, Rs, M, W> {
             policies: self.policies,
             mode: self.mode,
             refunds: self.refunds,
+            top: self.top,
         })
     }
 
@@ -200,6 +205,12 @@ impl<St: Store, Rs: Rules, M, W> RateLimitLayer<St, Rs, M, W> {
         }
     }
 
+    /// Counts there who is refused most. Several layers may count in one place.
+    pub fn top_refused(mut self, top: &TopRefused) -> Self {
+        self.top = Some(top.clone());
+        self
+    }
+
     /// Name and quota of each rule, in their order.
     pub fn policies(&self) -> &[Policy] {
         &self.policies
@@ -212,11 +223,17 @@ impl<St: Store, Rs: Rules, M, W> RateLimitLayer<St, Rs, M, W> {
             policies: self.policies,
             mode,
             refunds: self.refunds,
+            top: self.top,
         }
     }
 
     pub(crate) fn limiter(&self) -> Limiter<St, Rs> {
-        Limiter::new(self.store.clone(), self.rules.clone(), &self.policies)
+        Limiter::new(
+            self.store.clone(),
+            self.rules.clone(),
+            &self.policies,
+            self.top.clone(),
+        )
     }
 
     /// The decisions of this layer without a service behind them.
@@ -265,7 +282,7 @@ impl<St, Rs, M, W> fmt::Debug for RateLimitLayer<St, Rs, M, W> {
 /// # }
 /// ```
 pub struct Checker<St: Store, Rs> {
-    limiter: Arc<Limiter<St, Rs>>,
+    pub(crate) limiter: Arc<Limiter<St, Rs>>,
 }
 
 impl<St: Store, Rs> Checker<St, Rs> {
@@ -282,7 +299,7 @@ impl<St: Store, Rs> Checker<St, Rs> {
             Verdict::Now(decision) => decision,
             Verdict::Later(deciding) => deciding.await.map_err(RateLimitError::Store)?,
         };
-        self.limiter.judge(&decision)
+        self.limiter.judge(request, &decision)
     }
 
     /// The store's verdict, at once where it is at hand.

@@ -54,6 +54,7 @@ mod http;
 mod key;
 mod layer;
 mod limiter;
+mod operate;
 mod plan;
 mod policy;
 mod quota;
@@ -63,6 +64,7 @@ mod rules;
 mod service;
 mod store;
 mod telemetry;
+mod top;
 mod wait;
 pub mod window;
 
@@ -78,6 +80,7 @@ pub use crate::http::{
 };
 pub use crate::key::{ByKey, ByKeyIf, Everyone, Extract, Key};
 pub use crate::layer::{Checker, Fail, RateLimitLayer};
+pub use crate::operate::OperateError;
 pub use crate::plan::{Plan, PlanFor, SamePlan};
 pub use crate::policy::{Policy, Quotas};
 pub use crate::quota::Quota;
@@ -89,5 +92,6 @@ pub use crate::store::memory::{MemoryReceipt, MemoryScope, MemoryStore};
 #[cfg(feature = "redis")]
 pub use crate::store::redis::{Outage, RedisDeciding, RedisScope, RedisStore};
 pub use crate::store::{Operate, Standing, Store};
+pub use crate::top::{KeyHash, RefusedKey, TopRefused};
 pub use crate::wait::{WaitFuture, Waiting};
 pub use crate::window::WindowKind;

@@ -2,11 +2,13 @@ use std::fmt;
 
 use crate::decision::{Charge, Charges, Decision, Verdict};
 use crate::error::{CostAboveLimit, RateLimitError, Refused, Violation};
+use crate::key::Key;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::rules::Apply;
 use crate::store::{Operate, Store};
 use crate::telemetry::Telemetry;
+use crate::top::TopRefused;
 use crate::window::{Terms, Wait};
 
 /// The store with the rules: what all clones of a service share.
@@ -16,16 +18,18 @@ pub struct Limiter<St: Store, Rs> {
     policies: Box<[Policy]>,
     scopes: Box<[St::Scope]>,
     telemetry: Telemetry,
+    top: Option<TopRefused>,
     #[cfg(feature = "http")]
     policy_field: crate::http::PolicyField,
 }
 
 impl<St: Store, Rs> Limiter<St, Rs> {
-    pub(crate) fn new(store: St, rules: Rs, policies: &[Policy]) -> Self {
+    pub(crate) fn new(store: St, rules: Rs, policies: &[Policy], top: Option<TopRefused>) -> Self {
         Self {
             scopes: policies.iter().map(|policy| store.scope(policy)).collect(),
             policies: policies.into(),
             telemetry: Telemetry::of(policies),
+            top,
             #[cfg(feature = "http")]
             policy_field: crate::http::PolicyField::new(policies),
             store,
@@ -97,6 +101,21 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         Some(self.store.receipt(&charges, decision))
     }
 
+    /// What names a key of a rule to the store.
+    pub(crate) fn charge<'a>(&'a self, rule: &str, key: Key<'a>) -> Option<Charge<'a, St::Scope>> {
+        let mut policies = self.policies.iter();
+        let number = policies.position(|policy| policy.name() == rule)?;
+        let policy = &self.policies[number];
+        Some(Charge {
+            number: number as u8,
+            policy,
+            scope: &self.scopes[number],
+            key,
+            cost: 0,
+            terms: policy.terms(),
+        })
+    }
+
     pub(crate) const fn store(&self) -> &St {
         &self.store
     }
@@ -132,11 +151,40 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     }
 
     /// Nothing if the request passes, else the error that says why not.
-    pub(crate) fn judge(&self, decision: &Decision) -> Result<(), RateLimitError> {
+    pub(crate) fn judge<Req>(
+        &self,
+        request: &Req,
+        decision: &Decision,
+    ) -> Result<(), RateLimitError>
+    where
+        Rs: Apply<Req>,
+    {
         self.telemetry.decided(&self.policies, decision);
         match self.refused(decision) {
             None => Ok(()),
-            Some(refused) => Err(RateLimitError::Refused(refused)),
+            Some(refused) => {
+                self.count_refused(request, decision);
+                Err(RateLimitError::Refused(refused))
+            }
+        }
+    }
+
+    /// Counts whom the request was refused for. Its keys are looked for again: only a refusal has to know
+    /// them once the store has decided.
+    fn count_refused<Req>(&self, request: &Req, decision: &Decision)
+    where
+        Rs: Apply<Req>,
+    {
+        let (Some(top), Ok(charges)) = (&self.top, self.charges(request)) else {
+            return;
+        };
+        for charge in charges.iter() {
+            let number = usize::from(charge.number);
+            let mut outcomes = decision.iter();
+            let outcome = outcomes.find(|(rule, _)| *rule == number);
+            if outcome.is_some_and(|(_, outcome)| !outcome.passes() && !outcome.is_shadow()) {
+                top.count(charge.policy.shared_name(), charge.key);
+            }
         }
     }
 

@@ -73,6 +73,7 @@ impl<St: Store, Rs, M> RateLimitLayer<St, Rs, M> {
                 answer: Arc::new(answer),
                 dropped: false,
             },
+            top: self.top,
         }
     }
 }

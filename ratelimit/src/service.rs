@@ -37,7 +37,7 @@ impl<S, St: Store, Rs, M, W> RateLimit<S, St, Rs, M, W> {
         W: Refunds<St, S::Response, S::Error>,
     {
         match self.limiter.decide(&request) {
-            Ok(Verdict::Now(decision)) => match self.limiter.judge(&decision) {
+            Ok(Verdict::Now(decision)) => match self.limiter.judge(&request, &decision) {
                 Ok(()) => Call::Calling {
                     owed: Some(self.refunds.owe(&self.limiter, &request, &decision)),
                     refunds: self.refunds.clone(),

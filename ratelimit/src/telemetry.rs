@@ -66,6 +66,8 @@ impl Telemetry {
             match (outcome.passes(), decision.is_degraded()) {
                 (false, _) if outcome.is_shadow() => rule.shadow.increment(1),
                 (false, _) => rule.refused.increment(1),
+                // It had room for a request that another rule refuses: nothing was counted.
+                (true, _) if !decision.passes() => {}
                 (true, true) => rule.degraded.increment(1),
                 (true, false) => rule.allowed.increment(1),
             }

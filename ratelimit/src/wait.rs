@@ -193,8 +193,14 @@ where
                         Verdict::Later(deciding) => State::Deciding { deciding },
                         Verdict::Now(decision) => {
                             let (limiter, deadline) = (&**this.limiter, *this.deadline);
-                            let next =
-                                after(&decision, limiter, deadline, this.waiting, this.place)?;
+                            let next = after(
+                                request,
+                                &decision,
+                                limiter,
+                                deadline,
+                                this.waiting,
+                                this.place,
+                            )?;
                             if let State::Readying = next {
                                 *this.owed = Some(this.refunds.owe(limiter, request, &decision));
                             }
@@ -206,9 +212,16 @@ where
                 StateProj::Deciding { deciding } => {
                     let decision = ready!(deciding.poll(cx)).map_err(RateLimitError::Store)?;
                     let (limiter, deadline) = (&**this.limiter, *this.deadline);
-                    let next = after(&decision, limiter, deadline, this.waiting, this.place)?;
+                    let request = this.request.as_ref().expect("it is not ready yet");
+                    let next = after(
+                        request,
+                        &decision,
+                        limiter,
+                        deadline,
+                        this.waiting,
+                        this.place,
+                    )?;
                     if let State::Readying = next {
-                        let request = this.request.as_ref().expect("it is not ready yet");
                         *this.owed = Some(this.refunds.owe(limiter, request, &decision));
                     }
                     next
@@ -240,7 +253,8 @@ where
 }
 
 /// What follows from a decision: the call, or a wait that ends in time, or the refusal.
-fn after<D, F, St: Store, Rs>(
+fn after<D, F, Req, St: Store, Rs: Apply<Req>>(
+    request: &Req,
     decision: &Decision,
     limiter: &Limiter<St, Rs>,
     deadline: Instant,
@@ -265,7 +279,7 @@ fn after<D, F, St: Store, Rs>(
         });
     }
     *place = None;
-    limiter.judge(decision)?;
+    limiter.judge(request, decision)?;
     Ok(State::Readying)
 }
 

@@ -9,7 +9,7 @@ use seawall_ratelimit::{
 };
 use test_support::drop_at_every_poll;
 use tokio::time::{advance, sleep};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 #[derive(Clone, Copy, Debug)]
 enum Password {
@@ -171,6 +171,8 @@ async fn who_waits_gets_back_too() {
 #[tokio::test(start_paused = true)]
 async fn a_response_says_by_its_status_that_it_does_not_count() {
     use std::convert::Infallible;
+
+    use tower::ServiceBuilder;
 
     type Request = axum::http::Request<()>;
     type Response = axum::http::Response<String>;
