@@ -90,7 +90,7 @@ pub use crate::rules::{And, Apply, BoxRule, BoxRules, MAX_RULES, Rules};
 pub use crate::service::RateLimit;
 pub use crate::store::memory::{MemoryReceipt, MemoryScope, MemoryStore};
 #[cfg(feature = "redis")]
-pub use crate::store::redis::{Outage, RedisDeciding, RedisScope, RedisStore};
+pub use crate::store::redis::{Outage, RedisDeciding, RedisReceipt, RedisScope, RedisStore};
 pub use crate::store::{Operate, Standing, Store};
 pub use crate::top::{KeyHash, RefusedKey, TopRefused};
 pub use crate::wait::{WaitFuture, Waiting};

@@ -136,6 +136,13 @@ impl Outcome {
         self
     }
 
+    /// The same, but for a block.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn let_through(mut self) -> Self {
+        self.wait = 0;
+        self
+    }
+
     /// Whether it is said by a rule that only counts.
     #[must_use]
     pub const fn is_shadow(&self) -> bool {

@@ -112,6 +112,12 @@ impl<S: Source> Client<S> {
         Ok(self)
     }
 
+    /// How long a call of this client may take in all.
+    #[must_use]
+    pub const fn time_limit(&self) -> Duration {
+        self.deadline
+    }
+
     /// Puts a new breaker, closed, in front of this client and the clones made of it from now on.
     #[must_use]
     pub fn breaker(mut self, breaker: Breaker) -> Self {

@@ -1,28 +1,33 @@
 //! Counters on Redis: one script for all rules of a request, by the server's clock.
 
+mod batch;
+mod lane;
 mod outage;
-mod reply;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use redis::aio::ConnectionLike;
-use seawall_redis::{Client, Pooled, Script, Shared, Source};
+use seawall_redis::{Client, Pooled, Shared, Source};
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
+use self::batch::{Act, Answer, Refund, Request};
+use self::lane::{Ask, Lanes, TakeLease};
 pub use self::outage::Outage;
 use self::outage::{LocalRule, Standby};
-use crate::decision::{Charges, Decision, Verdict};
+use crate::decision::{Charge, Charges, Decision, Verdict};
 use crate::error::{ConfigError, StoreError};
 use crate::key::Key;
 use crate::policy::Policy;
-use crate::store::Store;
-use crate::window::Terms;
+use crate::quota::MAX_WINDOW;
+use crate::store::{Operate, Standing, Store};
+use crate::window::{Terms, Wait};
 
-static SCRIPT: Script = Script::new(include_str!("../window.lua"));
 const DEFAULT_PREFIX: &str = "seawall";
 
 /// Counters that many processes share: strict by the clock of the Redis server.
@@ -76,7 +81,7 @@ const DEFAULT_PREFIX: &str = "seawall";
 /// much and never too little.
 #[derive(Clone)]
 pub struct RedisStore<S> {
-    client: Client<S>,
+    lanes: Arc<Lanes<S>>,
     prefix: Arc<str>,
     outage: Outage,
     standby: Standby,
@@ -104,11 +109,11 @@ where
 }
 
 /// On a client whose deadline and breaker are set.
-impl<S> From<Client<S>> for RedisStore<S> {
+impl<S: Source> From<Client<S>> for RedisStore<S> {
     fn from(client: Client<S>) -> Self {
         let outage = Outage::default();
         Self {
-            client,
+            lanes: Lanes::new(client, DEFAULT_PREFIX),
             prefix: DEFAULT_PREFIX.into(),
             standby: Standby::of(outage),
             outage,
@@ -116,7 +121,7 @@ impl<S> From<Client<S>> for RedisStore<S> {
     }
 }
 
-impl<S> RedisStore<S> {
+impl<S: Source> RedisStore<S> {
     /// What to do with a request when Redis does not decide about it.
     ///
     /// # Panics
@@ -165,6 +170,7 @@ impl<S> RedisStore<S> {
         if prefix.is_empty() || prefix.contains(['{', '}']) {
             return Err(ConfigError::Prefix(prefix.to_owned()));
         }
+        self.lanes = Lanes::new(self.lanes.client().clone(), prefix);
         self.prefix = prefix.into();
         Ok(self)
     }
@@ -210,26 +216,41 @@ struct Asked {
 }
 
 impl Asked {
-    fn key(&self) -> Vec<u8> {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut key = Vec::with_capacity(self.rule.stem.len() + 2 * self.hash.len());
-        key.extend_from_slice(self.rule.stem.as_bytes());
-        for byte in self.hash {
-            key.push(DIGITS[usize::from(byte >> 4)]);
-            key.push(DIGITS[usize::from(byte & 15)]);
+    fn of(charge: &Charge<'_, RedisScope>) -> Self {
+        Self {
+            number: charge.number,
+            rule: Arc::clone(&charge.scope.rule),
+            hash: charge.scope.rule.hash(charge.key),
+            cost: charge.cost,
+            terms: charge.terms,
+            shadow: charge.is_shadow(),
         }
-        key
     }
 
-    fn words(&self) -> [String; 5] {
-        let terms = self.terms;
-        [
-            terms.version.to_string(),
-            terms.limit.to_string(),
-            terms.width.to_string(),
-            self.cost.to_string(),
-            u8::from(self.shadow).to_string(),
-        ]
+    fn write_key(&self, into: &mut Vec<u8>) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        into.extend_from_slice(self.rule.stem.as_bytes());
+        for byte in self.hash {
+            into.push(DIGITS[usize::from(byte >> 4)]);
+            into.push(DIGITS[usize::from(byte & 15)]);
+        }
+    }
+
+    fn refund(&self, bucket: u64, units: u32) -> Refund {
+        let mut key = Vec::new();
+        self.write_key(&mut key);
+        Refund {
+            key,
+            terms: self.terms,
+            bucket,
+            units,
+        }
+    }
+
+    fn foreign(&self) -> StoreError {
+        StoreError::ForeignValue {
+            rule: self.rule.policy.shared_name(),
+        }
     }
 }
 
@@ -253,49 +274,144 @@ impl<S: Source> Store for RedisStore<S> {
     }
 
     fn decide(&self, charges: &Charges<'_, RedisScope>) -> Verdict<RedisDeciding> {
-        let asked: Vec<Asked> = charges
-            .iter()
-            .map(|charge| Asked {
-                number: charge.number,
-                rule: Arc::clone(&charge.scope.rule),
-                hash: charge.scope.rule.hash(charge.key),
-                cost: charge.cost,
-                terms: charge.terms,
-                shadow: charge.is_shadow(),
-            })
-            .collect();
-        let store = self.clone();
-        Verdict::Later(RedisDeciding(Box::pin(async move {
-            match ask(&store.client, &asked).await {
-                Ok(decision) => Ok(decision),
-                Err(error) => store.standby.decide(store.outage, &asked, error),
-            }
-        })))
+        let mut asked = charges.iter().map(|charge| Asked::of(&charge));
+        let Some(first) = asked.next() else {
+            return Verdict::Now(Decision::empty());
+        };
+        let request = Arc::new(Request {
+            first,
+            more: asked.collect(),
+            act: Act::Decide,
+            lease: None,
+        });
+        Verdict::Later(self.deciding(request, None))
     }
 }
 
-async fn ask<S: Source>(client: &Client<S>, asked: &[Asked]) -> Result<Decision, StoreError> {
-    let keys: Vec<Vec<u8>> = asked.iter().map(Asked::key).collect();
-    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-    let words: Vec<[String; 5]> = asked.iter().map(Asked::words).collect();
-    let mut args: Vec<&[u8]> = Vec::with_capacity(1 + 5 * asked.len());
-    // The server's own time.
-    args.push(b"");
-    args.extend(words.iter().flatten().map(String::as_bytes));
-    match client.script(&SCRIPT, &keys, &args).await {
-        Ok(reply) => reply::read(&reply, asked),
-        Err(error) => Err(StoreError::Unavailable(error.into())),
+impl<S: Source> RedisStore<S> {
+    fn deciding(&self, request: Arc<Request>, lease: Option<TakeLease>) -> RedisDeciding {
+        RedisDeciding {
+            lanes: Arc::clone(&self.lanes) as Arc<dyn Ask>,
+            stage: Stage::Asking(lease),
+            request,
+            standby: self.standby.clone(),
+            outage: self.outage,
+        }
+    }
+
+    async fn act(&self, of: &Charge<'_, RedisScope>, act: Act) -> Result<Answer, StoreError> {
+        let request = Arc::new(Request {
+            first: Asked {
+                cost: 0,
+                shadow: false,
+                ..Asked::of(of)
+            },
+            more: Vec::new(),
+            act,
+            lease: None,
+        });
+        let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
+        lanes.ask(request, None).await.map_err(|_| lane::given_up())
     }
 }
 
-/// A decision that Redis makes.
-pub struct RedisDeciding(Pin<Box<dyn Future<Output = Result<Decision, StoreError>> + Send>>);
+impl<S: Source> Operate for RedisStore<S> {
+    async fn peek(&self, of: &Charge<'_, RedisScope>) -> Result<Standing, StoreError> {
+        let answer = self.act(of, Act::Decide).await?;
+        let decision = answer.decision?;
+        let (_, outcome) = decision.iter().next().ok_or_else(lane::given_up)?;
+        let rest = match outcome.wait() {
+            Wait::Micros(micros) if answer.blocked => Some(Duration::from_micros(micros)),
+            _ => None,
+        };
+        Ok(Standing {
+            outcome: outcome.let_through(),
+            blocked_for: rest,
+        })
+    }
+
+    async fn reset(&self, of: &Charge<'_, RedisScope>) -> Result<(), StoreError> {
+        self.act(of, Act::Reset).await?.decision.map(drop)
+    }
+
+    async fn block(&self, of: &Charge<'_, RedisScope>, time: Duration) -> Result<(), StoreError> {
+        // Longer than any window can be is as good as for ever, and numbers beyond 53 bits are none.
+        let micros = time.min(MAX_WINDOW).as_micros() as u64;
+        self.act(of, Act::Block(micros)).await?.decision.map(drop)
+    }
+
+    async fn unblock(&self, of: &Charge<'_, RedisScope>) -> Result<(), StoreError> {
+        self.act(of, Act::Unblock).await?.decision.map(drop)
+    }
+
+    type Receipt = RedisReceipt;
+
+    fn receipt(&self, charges: &Charges<'_, RedisScope>, decision: &Decision) -> RedisReceipt {
+        let Some(moment) = decision.moment() else {
+            return RedisReceipt::default();
+        };
+        let charged = charges.iter().zip(decision.iter());
+        let charged = charged.filter(|(charge, (_, outcome))| outcome.passes() && charge.cost > 0);
+        let refund = |charge: &Charge<'_, RedisScope>| {
+            let asked = Asked::of(charge);
+            asked.refund(moment / asked.terms.width, asked.cost)
+        };
+        RedisReceipt {
+            refunds: charged.map(|(charge, _)| refund(&charge)).collect(),
+        }
+    }
+
+    fn refund(&self, receipt: RedisReceipt) {
+        let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
+        lanes.refund(receipt.refunds);
+    }
+}
+
+/// What a decision on Redis has charged.
+#[derive(Debug, Default)]
+pub struct RedisReceipt {
+    refunds: Vec<Refund>,
+}
+
+/// A decision that Redis makes, together with all those that are asked for at the same time.
+///
+/// It is asked for when this is first polled, which has to be within a tokio runtime. Dropped before its
+/// batch is on its way, it is not counted.
+pub struct RedisDeciding {
+    lanes: Arc<dyn Ask>,
+    stage: Stage,
+    /// Kept for the case that Redis does not decide.
+    request: Arc<Request>,
+    standby: Standby,
+    outage: Outage,
+}
+
+enum Stage {
+    Asking(Option<TakeLease>),
+    Waiting(oneshot::Receiver<Answer>),
+}
 
 impl Future for RedisDeciding {
     type Output = Result<Decision, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        let this = &mut *self;
+        if let Stage::Asking(lease) = &mut this.stage {
+            let lanes = Arc::clone(&this.lanes);
+            let told = lanes.ask(Arc::clone(&this.request), lease.take());
+            this.stage = Stage::Waiting(told);
+        }
+        let Stage::Waiting(told) = &mut this.stage else {
+            unreachable!("it was just asked");
+        };
+        let decision = match ready!(Pin::new(told).poll(cx)) {
+            Ok(answer) => answer.decision,
+            Err(_) => Err(lane::given_up()),
+        };
+        Poll::Ready(match decision {
+            Ok(decision) => Ok(decision),
+            Err(error) => this.standby.decide(this.outage, &this.request, error),
+        })
     }
 }
 

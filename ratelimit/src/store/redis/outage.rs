@@ -1,6 +1,6 @@
 //! What happens to requests about which Redis does not decide.
 
-use super::Asked;
+use super::batch::Request;
 use crate::decision::{Charge, Charges, Decision};
 use crate::error::{ConfigError, StoreError};
 use crate::policy::Policy;
@@ -78,7 +78,7 @@ impl Standby {
     pub(super) fn decide(
         &self,
         outage: Outage,
-        asked: &[Asked],
+        request: &Request,
         error: StoreError,
     ) -> Result<Decision, StoreError> {
         match (outage, &self.local) {
@@ -88,7 +88,7 @@ impl Standby {
             }
             (Outage::Local { .. }, Some((store, share))) => {
                 telemetry::outage("local", &error);
-                Ok(decide_locally(store, *share, asked))
+                Ok(decide_locally(store, *share, request))
             }
             _ => {
                 telemetry::outage("closed", &error);
@@ -98,9 +98,9 @@ impl Standby {
     }
 }
 
-fn decide_locally(store: &MemoryStore, share: f64, asked: &[Asked]) -> Decision {
+fn decide_locally(store: &MemoryStore, share: f64, request: &Request) -> Decision {
     let mut charges = Charges::new();
-    for asked in asked {
+    for asked in request.rules() {
         if let Some(local) = &asked.rule.local {
             let terms = share_of(asked.terms, share);
             charges.push(Charge {
