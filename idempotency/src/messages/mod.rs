@@ -96,7 +96,6 @@ impl<St: Store> IdempotencyLayer<St, Messages<ScopeMissing, KeyMissing, CodecMis
     ///
     /// struct Message { id: &'static str }
     ///
-    /// let mut handled = 0;
     /// let codec = (
     ///     |receipt: &u64| Keep::Answer(receipt.to_be_bytes().to_vec().into()),
     ///     |kept: bytes::Bytes| Ok::<_, BoxError>(u64::from_be_bytes(kept[..].try_into()?)),
@@ -114,7 +113,7 @@ impl<St: Store> IdempotencyLayer<St, Messages<ScopeMissing, KeyMissing, CodecMis
     /// assert_eq!(worker.ready().await?.call(Message { id: "a" }).await?, 0);
     /// assert_eq!(worker.ready().await?.call(Message { id: "a" }).await?, 0, "repeated");
     /// assert_eq!(worker.ready().await?.call(Message { id: "b" }).await?, 1);
-    /// # let _ = &mut handled; Ok(()) }
+    /// # Ok(()) }
     /// ```
     pub fn new(store: St) -> Self {
         let adapter = Messages {
