@@ -492,6 +492,6 @@ pub async fn kill_everywhere(letters: Letters, messages: u32, times: u64) -> [Ac
         "{last:?} after {} kills",
         world.kills
     );
-    assert_eq!(last.letters, 0);
+    assert_eq!(last.letters, 0, "{:?}", world.letters().await);
     [first, last]
 }

@@ -6,12 +6,15 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use seawall_dlq::{
-    DeadLetterLayer, Envelope, Failure, FileSink, Letter, MemorySink, Origin, Sink, Written,
+    DeadLetterLayer, Envelope, Failure, FileSink, Letter, MemorySink, Origin, RedisSink, Sink,
+    Written,
 };
+use seawall_redis::Client;
+use test_support::Redis;
 use tower::{Layer, Service};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -148,5 +151,67 @@ pub(super) fn file_write(entry: &Entry) -> Vec<Row> {
     };
     Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
         .peer("append-fsync-each", tasks(&runtime, theirs))
+        .run()
+}
+
+const STREAM: &str = "{orders}";
+const GROUP: &str = "workers";
+
+/// Letters a second, each on the server's disk and its message acknowledged before its writer goes on.
+pub(super) fn redis_write(entry: &Entry) -> Vec<Row> {
+    let runtime = runtime();
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let server = runtime.block_on(Redis::with_args(&durable));
+    let group = ["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"];
+    runtime.block_on(server.ask(&group));
+    let client = redis::Client::open(server.url()).expect("it is the server's own address");
+    let connect = || {
+        let connection = client.get_multiplexed_async_connection();
+        runtime.block_on(connection).expect("the server is there")
+    };
+    let message = messages();
+    let letter = move |number: u64| {
+        let Message { key, payload, .. } = message(number);
+        let origin = Origin::stream(STREAM, format!("{number}-1"));
+        let envelope = Envelope::new(origin, payload).key(key);
+        let failure = Failure::new("exhausted", "shard 3 is down").attempts(5);
+        Letter::new(envelope, failure, SystemTime::now())
+    };
+
+    // A longer deadline than that of production: a busy machine must not end the measurement.
+    let client = Client::shared(connect()).deadline(Duration::from_secs(10));
+    let sink = RedisSink::try_over(client, "{orders}.dead").expect("it is a good name");
+    let sink = Arc::new(sink.acknowledging(STREAM, GROUP));
+    let ours = {
+        let letter = letter.clone();
+        move |number| {
+            let (sink, letter) = (Arc::clone(&sink), letter(number));
+            async move {
+                let written = sink.write(letter).await.expect("the server has room");
+                assert_eq!(written, Written::New);
+            }
+        }
+    };
+    // What people write themselves: one command after the other, and a repeat is a second letter.
+    let connection = connect();
+    let theirs = move |number| {
+        let (mut connection, letter) = (connection.clone(), letter(number));
+        async move {
+            let mut add = redis::cmd("XADD");
+            add.arg("{orders}.raw").arg("*");
+            add.arg("letter").arg(letter.to_json());
+            let added: redis::RedisResult<String> = add.query_async(&mut connection).await;
+            added.expect("the server has room");
+            let mut acknowledge = redis::cmd("XACK");
+            acknowledge
+                .arg(STREAM)
+                .arg(GROUP)
+                .arg(format!("{number}-1"));
+            let done: redis::RedisResult<u64> = acknowledge.query_async(&mut connection).await;
+            black_box(done.expect("the group is there"));
+        }
+    };
+    Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
+        .peer("xadd-then-xack", tasks(&runtime, theirs))
         .run()
 }

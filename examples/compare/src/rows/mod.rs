@@ -129,6 +129,11 @@ pub(crate) const ALL: &[Entry] = &[
         measure: dlq::file_write,
     },
     Entry {
+        name: "dlq/redis-write",
+        peers: &["xadd-then-xack"],
+        measure: dlq::redis_write,
+    },
+    Entry {
         name: "shard-router/lookup/50",
         peers: HASHES,
         measure: |entry| shard_router::lookup(entry, 50),
