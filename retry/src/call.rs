@@ -1,6 +1,7 @@
 //! What a call remembers from one attempt to the next, and what it decides.
 
 use std::{
+    mem,
     task::{Context, Poll},
     time::Duration,
 };
@@ -27,8 +28,10 @@ pub(crate) struct Call<S, Req, C, K, M> {
     pub(crate) repeat: Option<(S, Req)>,
     /// Calls of the inner service so far.
     pub(crate) attempts: u32,
-    /// When the first attempt has to be over. Taken by the timer, once there is something to wait for.
-    pub(crate) unarmed: Option<Instant>,
+    /// Whether the timer knows of the attempt's end. Of the first one's it is told only once there is
+    /// something to wait for.
+    pub(crate) armed: bool,
+    /// When the call began, where anything depends on it.
     pub(crate) started: Option<Instant>,
     pub(crate) deadline: Option<Instant>,
     /// Made by the first failure: a call that succeeds at once does not pay for it.
@@ -144,6 +147,14 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
         error.into()
     }
 
+    /// What the timer has to be set to while the first attempt runs, once.
+    pub(crate) fn first_end(&mut self) -> Option<Instant> {
+        if mem::replace(&mut self.armed, true) {
+            return None;
+        }
+        self.settings.attempt_end(self.started, self.deadline)
+    }
+
     /// The timer of a running attempt has fired. `None` if that was the deadline over all attempts.
     pub(crate) fn attempt_timed_out(&self) -> Option<BoxError> {
         if self.deadline_passed() {
@@ -195,11 +206,13 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
         let (mut service, mut request) = self.repeat.take().expect(PLANNED);
         let policy = &self.policy;
         self.attempts += 1;
+        self.armed = true;
         let copy = match self.attempts < self.settings.backoff.max_attempts() {
             true => policy.clone.clone_request(&request),
             false => None,
         };
-        let end = self.settings.attempt_end(self.deadline);
+        let now = self.settings.attempt_timeout.map(|_| Instant::now());
+        let end = self.settings.attempt_end(now, self.deadline);
         policy
             .stamp
             .stamp(&mut request, Attempt::new(self.attempts, end));

@@ -107,7 +107,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<BoxError, BoxError>> {
         let mut this = self.project();
-        if let Some(end) = this.call.unarmed.take() {
+        if let Some(end) = this.call.first_end() {
             arm(this.timer.as_mut(), Some(end));
         }
         let Some(timer) = this.timer.as_mut().as_pin_mut() else {

@@ -33,14 +33,18 @@ pub(crate) struct Policy<C, K, M> {
 }
 
 impl Settings {
-    /// When an attempt that starts now has to be over, if ever: the nearer of the two limits. Reads the
-    /// clock only for a timeout of its own.
+    /// When an attempt that began at `start` has to be over, if ever: the nearer of the two limits. The
+    /// start is known where there is an attempt timeout.
     #[inline]
-    pub(crate) fn attempt_end(&self, deadline: Option<Instant>) -> Option<Instant> {
-        match self.attempt_timeout {
-            Some(limit) => nearer(Instant::now().checked_add(limit), deadline),
-            None => deadline,
-        }
+    pub(crate) fn attempt_end(
+        &self,
+        start: Option<Instant>,
+        deadline: Option<Instant>,
+    ) -> Option<Instant> {
+        let end = start
+            .zip(self.attempt_timeout)
+            .and_then(|(start, limit)| start.checked_add(limit));
+        nearer(end, deadline)
     }
 }
 

@@ -79,7 +79,7 @@ where
             .zip(settings.deadline)
             .and_then(|(now, limit)| now.checked_add(limit));
         let deadline = nearer(self.deadline_of.deadline(&request), limit);
-        let attempt_end = settings.attempt_end(deadline);
+        let attempt_end = settings.attempt_end(started, deadline);
         let budget = self.budget_by.pick(&request);
 
         let policy = self.policy.clone();
@@ -104,7 +104,7 @@ where
                 budget,
                 repeat,
                 attempts: 1,
-                unarmed: attempt_end,
+                armed: false,
                 started,
                 deadline,
                 trouble: None,

@@ -342,6 +342,27 @@ async fn the_attempt_timeout_cuts_each_attempt_and_leaves_the_waits_alone() {
     );
 }
 
+/// The end of an attempt that never had to wait is not that of the next one.
+#[tokio::test(start_paused = true)]
+async fn the_attempt_timeout_counts_from_the_start_of_each_attempt() {
+    let calls = AtomicU32::new(0);
+    let mut service = RetryLayer::new(backoff(2))
+        .attempt_timeout(seconds(3))
+        .layer(service_fn(|()| {
+            let first = calls.fetch_add(1, SeqCst) == 0;
+            async move {
+                if first {
+                    return Err(Busy);
+                }
+                tokio::time::sleep(seconds(3)).await;
+                Ok(())
+            }
+        }));
+    let start = Instant::now();
+    call(&mut service, ()).await.unwrap();
+    assert_eq!(start.elapsed(), seconds(1 + 3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_there_when_the_time_is_up_counts() {
     let mut service = RetryLayer::new(backoff(3))
