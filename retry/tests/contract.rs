@@ -188,6 +188,50 @@ async fn a_retry_that_is_planned_and_dropped_goes_back_into_the_budget() {
     assert_eq!(budget.balance(), 4.0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn calls_of_different_layers_on_one_thread_keep_to_their_own_settings() {
+    let failing = service_fn(|()| std::future::ready(Err::<(), _>(Busy)));
+    let budgets = [1, 2, 3].map(|burst| Budget::ratio(0.1).burst(burst));
+    let mut services: Vec<_> = std::iter::zip(&budgets, 2..)
+        .map(|(budget, attempts)| layer(attempts).budget(budget.clone()).layer(failing))
+        .collect();
+    for service in &mut services {
+        // Some end before the next begins, some while others run.
+        drop(service.call(()));
+    }
+    let calls: Vec<_> = services
+        .iter_mut()
+        .map(|service| service.call(()))
+        .collect();
+    let ends = futures_util::future::join_all(calls).await;
+    for (end, attempts) in std::iter::zip(ends, 2..) {
+        assert_eq!(
+            RetryError::find(&end.unwrap_err()).unwrap().attempts,
+            attempts
+        );
+    }
+    assert!(budgets.iter().all(|budget| budget.balance() == 0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outlives_its_service_and_nothing_of_the_user_outlives_the_call() {
+    let owned = Arc::new(());
+    let held = Arc::clone(&owned);
+    let budget = Budget::ratio(0.5).burst(2);
+    let layer = layer(2)
+        .budget(budget.clone())
+        .classify(move |_: Result<&(), &BoxError>| {
+            let _ = &held;
+            seawall_retry::Class::Transient
+        });
+    let mut service = layer.layer(service_fn(|()| std::future::ready(Err::<(), _>(Busy))));
+    let running = service.call(());
+    drop((layer, service));
+    running.await.unwrap_err();
+    assert_eq!(budget.balance(), 1.0);
+    assert_eq!(Arc::strong_count(&owned), 1);
+}
+
 #[test]
 fn the_service_and_its_future_can_be_sent_and_shared() {
     fn sent<T: Send + Sync>(_: &T) {}
