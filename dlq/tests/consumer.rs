@@ -665,6 +665,42 @@ async fn order_per_key_holds_while_one_of_the_key_is_parked_or_fails() {
     assert!(!log.all().is_sorted(), "keys do not wait for each other");
 }
 
+/// Messages of other keys that are held back while one key waits for five minutes.
+#[tokio::test]
+async fn a_key_that_waits_for_five_minutes_holds_back_nobody_else() {
+    let world = World::new().await;
+    world.add(&[("key", "slow"), ("payload", "first")]).await;
+    world.add(&[("key", "slow"), ("payload", "second")]).await;
+    for number in 0..500 {
+        let key = format!("k{}", number % 50);
+        world
+            .add(&[("key", &key), ("payload", &format!("{number:04}"))])
+            .await;
+    }
+    let log = Log::new();
+    let seen = log.clone();
+    let handler = DeadLetterLayer::new(world.sink())
+        .capture(Message::to_letter)
+        .dispose(|_| Disposition::Park(Duration::from_secs(300)))
+        .layer(service_fn(move |message: Message| {
+            seen.add(&message);
+            async move {
+                if text(&message) == "first" {
+                    Err(Broken)
+                } else {
+                    Ok(())
+                }
+            }
+        }));
+    let others = log.until(|log| log.iter().filter(|text| text.len() == 4).count() == 500);
+    let consumer = world.consumer().ordered_by_key().concurrency(4);
+    let totals = consumer.run(handler, others).await.unwrap();
+    assert_eq!((totals.done, totals.parked), (500, 1));
+    println!("figure dlq/held-back-by-another-key: {}", 500 - totals.done);
+    assert!(!log.all().contains(&"second".to_owned()));
+    assert_eq!(world.pending().await, 2);
+}
+
 #[tokio::test]
 async fn order_per_key_holds_over_a_crash_and_among_several_consumers() {
     let world = World::new().await;

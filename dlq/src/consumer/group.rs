@@ -13,6 +13,8 @@ use seawall_redis::{Breaker, Client, Error, Script, Shared};
 use super::{ConsumeError, Message};
 use crate::{ConfigError, names};
 
+/// Where what is not finished begins.
+pub(super) const BEGINNING: &str = "0-0";
 /// For everything but reading, which has a connection of its own.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a read waits on the server for messages to come. A shutdown waits for it.
@@ -160,14 +162,14 @@ return redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'ST
 /// Takes over messages that nobody has held for so long, in their order, unless one before them is in
 /// somebody else's good hands.
 ///
-/// KEYS: stream. ARGV: group, consumer, idle, most.
+/// KEYS: stream. ARGV: group, consumer, idle, from, most.
 static CLAIM_IN_ORDER: Script = Script::new(
     r"
 local oldest = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1)[1]
 if not oldest or (oldest[2] ~= ARGV[2] and oldest[3] < tonumber(ARGV[3])) then
   return {'0-0', {}, {}}
 end
-return redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0', 'COUNT', ARGV[4], 'JUSTID')
+return redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
 ",
 );
 
@@ -349,31 +351,36 @@ impl Group {
         Ok(self.messages(answer))
     }
 
-    /// Takes over some messages that nobody has held for so long, without raising any count of theirs.
+    /// Takes over some messages that nobody has held for so long, without raising any count of theirs. It
+    /// looks at a part of what is not finished, beginning at `from`; answers where the next part begins.
     pub(super) async fn claim(
         &self,
+        from: &str,
         idle: Duration,
         most: usize,
         in_order: bool,
-    ) -> Result<Vec<Arc<str>>, Error> {
-        let mut claim = Cmd::new();
-        claim.arg("XAUTOCLAIM").arg(&*self.place.stream);
-        claim.arg(&self.place.group).arg(&self.place.consumer);
-        claim.arg(millis(idle)).arg("0").arg("COUNT").arg(most);
-        claim.arg("JUSTID");
+    ) -> Result<(Arc<str>, Vec<Arc<str>>), Error> {
+        let (idle, most) = (millis(idle).to_string(), most.to_string());
         let answer = if in_order {
-            let (idle, most) = (millis(idle).to_string(), most.to_string());
-            let args = [idle.as_bytes(), most.as_bytes()];
+            let args = [idle.as_bytes(), from.as_bytes(), most.as_bytes()];
             let keys = [self.place.stream.as_bytes()];
             self.script(&CLAIM_IN_ORDER, &keys, true, &args).await?
         } else {
+            let mut claim = Cmd::new();
+            claim.arg("XAUTOCLAIM").arg(&*self.place.stream);
+            claim.arg(&self.place.group).arg(&self.place.consumer);
+            claim.arg(idle).arg(from).arg("COUNT").arg(most);
+            claim.arg("JUSTID");
             self.client.command(&claim).await?
         };
         let Value::Array(parts) = answer else {
             return Err(nonsense());
         };
-        match parts.into_iter().nth(1) {
-            Some(Value::Array(ids)) => Ok(ids.into_iter().filter_map(word).collect()),
+        let mut parts = parts.into_iter();
+        match (parts.next().and_then(word), parts.next()) {
+            (Some(next), Some(Value::Array(ids))) => {
+                Ok((next, ids.into_iter().filter_map(word).collect()))
+            }
             _ => Err(nonsense()),
         }
     }

@@ -429,3 +429,6 @@ impl From<RedisError> for ConsumeError {
         Self::Redis(error.into())
     }
 }
+
+#[cfg(test)]
+mod tests;

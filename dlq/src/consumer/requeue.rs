@@ -6,6 +6,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use ::redis::{Cmd, Value};
@@ -14,6 +15,9 @@ use tower_service::Service;
 
 use super::message::copy;
 use crate::{Letter, Origin};
+
+/// As the sink's: a copy is worth waiting for.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A service that adds a letter to the stream from which it came, for
 /// [`Redrive::through`](crate::Redrive::through): key, headers and payload byte for byte, and the two headers that make it a copy
@@ -45,7 +49,7 @@ where
 {
     /// Over a connection that many calls share.
     pub fn new(connection: C) -> Self {
-        Self::from(Client::shared(connection))
+        Self::from(Client::shared(connection).deadline(DEADLINE))
     }
 }
 

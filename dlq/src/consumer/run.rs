@@ -19,7 +19,7 @@ use tower_service::Service;
 use super::{
     ConsumeError, Message, Totals,
     desk::{Desk, Next},
-    group::{Group, Reading, Settlement, Start, is_final},
+    group::{BEGINNING, Group, Reading, Settlement, Start, is_final},
 };
 use crate::{BoxError, Failure, Letter, Outcome, Parked, consumer::Settings, telemetry};
 
@@ -50,7 +50,7 @@ enum End {
 enum Event {
     Read(Reading, Result<Vec<Message>, RedisError>),
     ReadAlone(Result<Vec<Message>, Error>),
-    Claimed(Result<Vec<Id>, Error>),
+    Claimed(Result<(Id, Vec<Id>), Error>),
     Marked(Id, Result<Start, Error>),
     Settled(Settlement, Result<(), Error>),
     Held(Result<Vec<Id>, Error>),
@@ -101,6 +101,7 @@ pub(super) struct Shift<S> {
     connection: Reading,
     read: Chore,
     claim: Chore,
+    claim_from: Id,
     hold: Chore,
     put_back: Chore,
     sweep: Chore,
@@ -128,6 +129,7 @@ where
             connection: None,
             read: Chore::now(),
             claim: Chore::now(),
+            claim_from: BEGINNING.into(),
             hold: Chore::now(),
             put_back: Chore::now(),
             sweep: Chore::now(),
@@ -332,8 +334,11 @@ where
         if room > 0 && self.claim.begin(now) {
             let (group, idle) = (self.group.clone(), self.settings.claim_after);
             let in_order = self.settings.limits.ordered;
-            self.asking
-                .spawn(async move { Event::Claimed(group.claim(idle, room, in_order).await) });
+            let from = Arc::clone(&self.claim_from);
+            self.asking.spawn(async move {
+                let claimed = group.claim(&from, idle, room, in_order).await;
+                Event::Claimed(claimed)
+            });
         }
         if self.put_back.begin(now) {
             let group = self.group.clone();
@@ -390,19 +395,18 @@ where
                 self.read.again_in(AGAIN);
                 not_final("read", error)?;
             }
-            Event::Claimed(Ok(ids)) => {
-                let full = ids.len() == SUSPECTS;
+            Event::Claimed(Ok((next, ids))) => {
                 let news = self.desk.suspect(ids);
                 if !news.is_empty() {
                     telemetry::suspects(&news);
                     self.totals.taken_over += news.len() as u64;
                 }
-                // Where there were so many there may be more, once these are done.
-                let wait = if full && !news.is_empty() {
-                    Duration::ZERO
-                } else {
-                    self.settings.claim_after / 2
+                // Until all has been looked at there may be more, once these are done.
+                let wait = match &*next {
+                    BEGINNING => self.settings.claim_after / 2,
+                    _ => Duration::ZERO,
                 };
+                self.claim_from = next;
                 self.claim.again_in(wait);
             }
             Event::Claimed(Err(error)) => {

@@ -264,11 +264,14 @@ pub const WINDOW: usize = 64;
 
 async fn redrive<Q, S>(queue: Q, send: S)
 where
-    Q: Queue,
-    S: Service<Letter, Error = BoxError>,
+    Q: Queue + Clone,
+    S: Service<Letter, Error = BoxError> + Clone,
 {
-    let redrive = Redrive::new(queue).per_second(100_000.0);
-    redrive.through(send).await.unwrap();
+    // A letter that could not be sent in time is left for the next run.
+    while queue.depth().await.unwrap().letters > 0 {
+        let redrive = Redrive::new(queue.clone()).per_second(100_000.0);
+        redrive.through(send.clone()).await.unwrap();
+    }
 }
 
 /// Completes when every message of the stream is read and acknowledged.
