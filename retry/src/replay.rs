@@ -44,7 +44,7 @@ use crate::{BoxError, CloneRequest, IdempotentMethods};
 ///     .layer(
 ///         RetryLayer::new(Backoff::exponential(Duration::from_secs(1)))
 ///             .classify(HttpStatus::new())
-///             .clone_with(ReplayRequests),
+///             .clone_with(ReplayRequests::idempotent()),
 ///     )
 ///     .service(service_fn(|request: http::Request<ReplayBody<_>>| {
 ///         let first = attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
@@ -295,18 +295,36 @@ impl fmt::Display for ReplayError {
 
 impl std::error::Error for ReplayError {}
 
-/// Repeats what [`IdempotentMethods`] would, with bodies that are kept as they are sent. When a
-/// body has grown over its bound, the request is not sent again: the call ends as
-/// [`Unrepeatable`](crate::Stopped::Unrepeatable).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ReplayRequests;
+/// Repeats requests with bodies that are kept as they are sent. When a body has grown over its bound,
+/// the request is not sent again: the call ends as [`Unrepeatable`](crate::Stopped::Unrepeatable).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayRequests {
+    whatever: bool,
+}
+
+impl ReplayRequests {
+    /// What [`IdempotentMethods`] would repeat.
+    pub const fn idempotent() -> Self {
+        Self { whatever: false }
+    }
+
+    /// Whatever the method says: for requests that may all be sent twice, or where the classifier retries
+    /// only what the server has not begun. Those of gRPC are all `POST`.
+    pub const fn any_method() -> Self {
+        Self { whatever: true }
+    }
+}
 
 impl<B> CloneRequest<Request<ReplayBody<B>>> for ReplayRequests {
     fn clone_request(&self, request: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
-        let whole = request.body().is_whole();
-        whole
-            .then(|| IdempotentMethods.clone_request(request))
-            .flatten()
+        if !request.body().is_whole() {
+            return None;
+        }
+        if self.whatever {
+            Some(request.clone())
+        } else {
+            IdempotentMethods.clone_request(request)
+        }
     }
 
     fn can_send(&self, copy: &Request<ReplayBody<B>>) -> bool {

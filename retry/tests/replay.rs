@@ -90,7 +90,11 @@ async fn a_body_that_says_it_is_longer_is_not_kept() {
     assert!(!long.is_whole());
     assert_eq!(long.size_hint().exact(), Some(5));
     let request = Request::put("/").body(long).unwrap();
-    assert!(ReplayRequests.clone_request(&request).is_none());
+    assert!(
+        ReplayRequests::idempotent()
+            .clone_request(&request)
+            .is_none()
+    );
     assert_eq!(text(request.into_body()).await.unwrap(), "abcde");
 }
 
@@ -133,16 +137,18 @@ async fn a_body_that_fails_cannot_be_sent_again() {
 
 #[test]
 fn only_what_may_be_sent_twice_is_repeated() {
-    let copied = |method: Method, key: bool| {
+    let copied = |by: ReplayRequests, method: Method, key: bool| {
         let mut request = Request::builder().method(method);
         if key {
             request = request.header("Idempotency-Key", "\"k\"");
         }
         let request = request.body(ReplayBody::new(Full::new(Bytes::new()), 0));
-        ReplayRequests.clone_request(&request.unwrap()).is_some()
+        by.clone_request(&request.unwrap()).is_some()
     };
-    assert!(copied(Method::PUT, false) && copied(Method::POST, true));
-    assert!(!copied(Method::POST, false));
+    let idempotent = ReplayRequests::idempotent();
+    assert!(copied(idempotent, Method::PUT, false) && copied(idempotent, Method::POST, true));
+    assert!(!copied(idempotent, Method::POST, false));
+    assert!(copied(ReplayRequests::any_method(), Method::POST, false));
 }
 
 /// Through the layer: each attempt sends the whole body, or there is none.
@@ -153,7 +159,7 @@ async fn each_attempt_sends_the_whole_body_or_there_is_none() {
         let noted = Arc::clone(&seen);
         let mut service = RetryLayer::new(Backoff::exponential(seconds(1)).attempts(3))
             .classify(HttpStatus::new())
-            .clone_with(ReplayRequests)
+            .clone_with(ReplayRequests::idempotent())
             .layer(service_fn(move |request: Request<ReplayBody<_>>| {
                 let noted = Arc::clone(&noted);
                 async move {

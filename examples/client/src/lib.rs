@@ -1,8 +1,11 @@
-//! hyper's client as a tower service, with the retries that an HTTP client should have.
+//! hyper's client and tonic's channel as tower services, with the retries that a client should have.
+
+mod grpc;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use grpc::{GrpcClient, grpc_client};
 use http::{HeaderValue, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
@@ -33,7 +36,7 @@ pub fn http_client(hosts: &Budgets, base: Duration, patience: Duration) -> HttpC
     let hosts = hosts.clone();
     let retry = RetryLayer::new(Backoff::exponential(base).attempts(4).jitter(Jitter::Full))
         .classify(HttpStatus::new())
-        .clone_with(ReplayRequests)
+        .clone_with(ReplayRequests::idempotent())
         .stamp(tell_server)
         .budget_by(move |request: &Request<ReplayBody<Body>>| {
             Some(hosts.of(request.uri().authority()?))
