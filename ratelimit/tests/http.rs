@@ -375,3 +375,48 @@ proptest! {
         });
     }
 }
+
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+/// The waits that were too short or nothing, of all that clients were told.
+#[test]
+fn retry_after_is_never_early_and_never_nothing() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let (mut told, mut wrong) = (0_u32, 0_u32);
+    paused().block_on(async {
+        for _ in 0..300 {
+            let quota = Quota::new(
+                random.u32(1..6),
+                Duration::from_micros(random.u64(1_000..90_000_000)),
+            );
+            let costs = random.u32(1..=quota.limit());
+            let mut service = RateLimitLayer::new(MemoryStore::with_capacity(10))
+                .rule(Rule::new("all", quota).cost(move |_: &Request| costs))
+                .rule(Rule::new("second", Quota::per_second(3)))
+                .http()
+                .layer(service_fn(hello));
+            for _ in 0..30 {
+                let step = random.u64(0..1_500_000);
+                advance(Duration::from_micros(step)).await;
+                let (status, fields, _) = send(&mut service, request(&[])).await;
+                if status == 200 {
+                    continue;
+                }
+                told += 1;
+                let wait: u64 = fields.of("retry-after").parse().unwrap();
+                advance(Duration::from_secs(wait)).await;
+                let (status, _, _) = send(&mut service, request(&[])).await;
+                wrong += u32::from(wait == 0 || status != 200);
+            }
+        }
+    });
+    println!("figure ratelimit/retry-after: {wrong}");
+    assert!(told > 1_000, "{told}");
+    assert_eq!(wrong, 0);
+}

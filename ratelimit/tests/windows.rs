@@ -436,3 +436,44 @@ fn a_store_is_not_given_windows_that_it_does_not_keep() {
     let rule = Rule::new("all", Quota::per_second(1));
     assert!(RateLimitLayer::new(Plain).try_rule(rule).is_ok());
 }
+
+/// A long trace through GCRA and through governor: the decisions and waits that differ.
+#[test]
+fn gcra_as_governor() {
+    let (limit, token) = (20_u32, Duration::from_micros(48));
+    let terms = Terms::new(
+        Quota::new(limit, (token * limit).max(Duration::from_millis(1))),
+        0,
+    );
+    let token = terms.window() / limit;
+    assert_eq!(token * limit, terms.window());
+    let clock = FakeRelativeClock::default();
+    let theirs = governor::Quota::with_period(token).unwrap();
+    let theirs = theirs.allow_burst(NonZeroU32::new(limit).unwrap());
+    let governor = governor::RateLimiter::direct_with_clock(theirs, clock.clone());
+
+    let mut random = fastrand::Rng::with_seed(9);
+    let (mut bucket, mut now, mut refused, mut differ) = (Gcra::new(terms), 0, 0, 0_u32);
+    for _ in 0..300_000 {
+        let step = random.u64(0..150);
+        now += step;
+        clock.advance(Duration::from_micros(step));
+        let cost = random.u32(1..4);
+        let outcome = bucket.decide(now, cost);
+        let wait = match governor.check_n(NonZeroU32::new(cost).unwrap()).unwrap() {
+            Ok(()) => Wait::None,
+            Err(until) => {
+                let wait = until.wait_time_from(clock.now()).as_nanos().div_ceil(1_000);
+                Wait::Micros(wait as u64)
+            }
+        };
+        differ += u32::from(outcome.wait() != wait);
+        match outcome.passes() {
+            true => bucket.charge(now, cost),
+            false => refused += 1,
+        }
+    }
+    println!("figure ratelimit/gcra-as-governor: {differ}");
+    assert!(refused > 10_000 && refused < 290_000, "{refused}");
+    assert_eq!(differ, 0);
+}

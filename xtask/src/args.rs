@@ -7,6 +7,7 @@ use crate::claims;
 pub(crate) const USAGE: &str = "\
 cargo xtask test [-- ARGS]                        every test, against real servers; ARGS go to cargo test
 cargo xtask ci                                    format, clippy, docs, every test, the demo
+cargo xtask interop                               our header fields, read by parsers from npm and PyPI
 cargo xtask prove [CRATE] [--long] [--json FILE]  measures every claim (of one crate) against its bar
                   --long                          also the claims that take long
                   --json FILE                     writes the table as JSON, too";
@@ -21,6 +22,7 @@ pub(crate) enum Request {
 pub(crate) enum Chore {
     Test { extra: Vec<String> },
     Ci,
+    Interop,
     Prove(Which),
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct Which {
 pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, String> {
     let mut args = args.into_iter().peekable();
     let Some(chore) = args.next() else {
-        return Err("which chore? test, ci or prove (cargo xtask --help)".to_owned());
+        return Err("which chore? test, ci, interop or prove (cargo xtask --help)".to_owned());
     };
     let chore = match chore.as_str() {
         "help" | "--help" | "-h" => return Ok(Request::Help),
@@ -53,10 +55,14 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, S
             None => Chore::Ci,
             Some(arg) => return Err(format!("ci takes no argument, and got {arg:?}")),
         },
+        "interop" => match args.next() {
+            None => Chore::Interop,
+            Some(arg) => return Err(format!("interop takes no argument, and got {arg:?}")),
+        },
         "prove" => Chore::Prove(which(args)?),
         other => {
             return Err(format!(
-                "no chore {other:?}: test, ci or prove (cargo xtask --help)"
+                "no chore {other:?}: test, ci, interop or prove (cargo xtask --help)"
             ));
         }
     };
@@ -122,6 +128,7 @@ mod tests {
             }
         );
         assert_eq!(chore("ci"), Chore::Ci);
+        assert_eq!(chore("interop"), Chore::Interop);
         assert_eq!(chore("prove"), Chore::Prove(Which::default()));
         assert_eq!(
             chore("prove --json out.json retry --long"),
@@ -138,9 +145,10 @@ mod tests {
     #[test]
     fn wrong_usage_is_one_line_that_says_what_is_right() {
         for (line, says) in [
-            ("", "test, ci or prove"),
-            ("tset", "test, ci or prove"),
+            ("", "test, ci, interop or prove"),
+            ("tset", "test, ci, interop or prove"),
             ("ci now", "no argument"),
+            ("interop now", "no argument"),
             ("test redis", "behind a --"),
             ("prove --json", "name of a file"),
             ("prove --quick", "--long or --json FILE"),

@@ -1,9 +1,10 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask ci`, `cargo xtask prove`.
+//! The project's chores: `cargo xtask test`, `cargo xtask ci`, `cargo xtask interop`, `cargo xtask prove`.
 
 mod args;
 mod cargo;
 mod ci;
 mod claims;
+mod interop;
 mod process;
 mod prove;
 mod servers;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let done = process::end_children_on_signals().and_then(|()| match chore {
         Chore::Test { extra } => test::run(&extra),
         Chore::Ci => ci::run(),
+        Chore::Interop => interop::run(),
         Chore::Prove(which) => prove::run(&which),
     });
     match done {

@@ -38,4 +38,24 @@ pub(super) const CLAIMS: &[Claim] = &[
         Equals(1.0),
         "spoofed_forwarded_for",
     ),
+    Claim::test(
+        "ratelimit/retry-after",
+        "`Retry-After` is never early and never 0",
+        Equals(0.0),
+        "retry_after_is_never_early_and_never_nothing",
+    )
+    .in_file("http"),
+    Claim::test(
+        "ratelimit/gcra-as-governor",
+        "GCRA decides as governor does, to the microsecond of each wait",
+        Equals(0.0),
+        "gcra_as_governor",
+    )
+    .in_file("windows"),
+    Claim::interop(
+        "ratelimit/structured-field-parsers",
+        "three parsers from npm and PyPI read our fields as they were meant",
+        Equals(3.0),
+    )
+    .long(),
 ];

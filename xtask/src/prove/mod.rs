@@ -15,6 +15,7 @@ use table::Row;
 
 use crate::args::Which;
 use crate::claims::{self, Claim, How};
+use crate::interop;
 use crate::process::say;
 
 /// The figures that were found, by the claim's id; and what keeps a claim from holding whatever its figure.
@@ -40,6 +41,10 @@ pub(crate) fn run(which: &Which) -> Result<bool> {
         .copied()
         .filter(|claim| matches!(claim.how, How::Demo { .. }));
     demo::measure(&by_demo.collect::<Vec<_>>(), &mut findings)?;
+    for claim in claims.iter().filter(|claim| claim.how == How::Interop) {
+        let read = interop::measure()?;
+        findings.found(claim, Figure::Number(read.good as f64));
+    }
 
     let rows: Vec<Row> = claims.iter().map(|claim| findings.row(claim)).collect();
     say(&table::printed(&rows));
