@@ -188,6 +188,13 @@ pub(crate) fn kindled(hash: u64) {
     let _ = hash;
 }
 
+/// A step of a move of slots has ended.
+pub(crate) fn moved(stage: crate::Stage, step: &crate::Step<'_>, outcome: crate::Outcome) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(?stage, ?outcome, "{step}");
+    let _ = (stage, step, outcome);
+}
+
 /// A router routes by this topology; what the one before it listed is gone.
 pub(crate) fn topology(new: &Topology, old: Option<&Topology>) {
     #[cfg(feature = "metrics")]

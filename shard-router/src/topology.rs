@@ -152,6 +152,12 @@ impl Topology {
         Ok(self)
     }
 
+    /// The same assignment, whatever its epoch was.
+    pub(crate) fn numbered(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
     /// With one shard more. Slots move to it, from those furthest above their share, and between
     /// no others: from 50 shards of equal weight to 51 it is 321.
     ///

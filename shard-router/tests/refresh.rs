@@ -144,8 +144,7 @@ async fn a_source_that_has_nothing_newer_is_not_stormed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_hangs_or_fails_keeps_nobody() {
-    let hangs =
-        Refresh::by(|| std::future::pending::<Result<Topology, BoxError>>()).deadline(300 * MS);
+    let hangs = Refresh::by(std::future::pending::<Result<Topology, BoxError>>).deadline(300 * MS);
     let handle = TopologyHandle::new(topology()).refreshed(hangs);
     let start = Instant::now();
     let mut refused = router(&handle);
