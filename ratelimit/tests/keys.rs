@@ -357,6 +357,43 @@ fn appended(mut lines: Vec<Vec<u8>>, own_line: bool, entry: &str) -> Vec<Vec<u8>
     lines
 }
 
+/// At a limit of 1: how many of 200 requests pass that come through our proxy, each with another forged chain.
+#[tokio::test(start_paused = true)]
+async fn spoofed_chains() {
+    let mut random = fastrand::Rng::with_seed(13);
+    let mut most = 0;
+    for (name, entry) in [
+        ("x-forwarded-for", "192.0.2.9"),
+        ("forwarded", "for=192.0.2.9;proto=http"),
+    ] {
+        for clients in [behind(), ClientIp::behind_proxies(1)] {
+            let clients = match name {
+                "forwarded" => clients.forwarded(),
+                _ => clients,
+            };
+            let limits = RateLimitLayer::new(MemoryStore::with_capacity(1_000))
+                .rule(Rule::new("client", Quota::per_minute(1)).by(clients))
+                .checker();
+            let mut admitted = 0;
+            for n in 0..200 {
+                let forged = [
+                    format!("198.51.100.{n}"),
+                    format!("for=198.51.100.{n}"),
+                    format!("10.0.0.{n}, for=\"198.51.100.{n}, "),
+                    format!("for=\"10.0.0.{n}\\"),
+                ];
+                let forged = random.choice(forged).unwrap();
+                let lines = appended(vec![forged.into_bytes()], random.bool(), entry);
+                let request = with_bytes(name, &lines);
+                admitted += u32::from(limits.check(&request).await.is_ok());
+            }
+            assert_eq!(admitted, 1, "{name}");
+            most = most.max(admitted);
+        }
+    }
+    println!("figure ratelimit/spoofed-chains: {most}");
+}
+
 proptest! {
     #[test]
     fn whatever_a_client_sends_it_is_who_our_proxy_saw(

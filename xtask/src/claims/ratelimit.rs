@@ -39,6 +39,13 @@ pub(super) const CLAIMS: &[Claim] = &[
         "spoofed_forwarded_for",
     ),
     Claim::test(
+        "ratelimit/spoofed-chains",
+        "the same by hop count and by trusted networks, in X-Forwarded-For and in Forwarded",
+        Equals(1.0),
+        "spoofed_chains",
+    )
+    .in_file("keys"),
+    Claim::test(
         "ratelimit/retry-after",
         "`Retry-After` is never early and never 0",
         Equals(0.0),
