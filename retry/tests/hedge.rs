@@ -15,7 +15,7 @@ use std::{
 use seawall_retry::{Backoff, BoxError, Budget, Class, HedgeLayer, RetryLayer};
 use support::{Busy, call, seconds};
 use tokio::time::{Instant, sleep};
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// What an attempt does: answers after a time, with its number or an error.
 type Script = &'static [(u64, Result<(), Busy>)];
@@ -62,7 +62,9 @@ async fn run(script: Script, budget: &Budget) -> (Result<usize, BoxError>, u64, 
     let (inner, calls) = scripted(script);
     let mut service = HedgeLayer::after(seconds(2), budget.clone()).layer(inner);
     let start = Instant::now();
-    let answer = call(&mut service, ()).await;
+    let mut future = Box::pin(service.ready().await.unwrap().call(()));
+    // What runs is counted while the future is still there.
+    let answer = future.as_mut().await;
     (
         answer,
         start.elapsed().as_secs(),
@@ -143,11 +145,10 @@ async fn there_are_never_more_hedges_than_the_budget_allows() {
     for answer in futures_util::future::join_all(all).await {
         answer.unwrap();
     }
-    assert_eq!(
-        calls.load(SeqCst),
-        200 + 3,
-        "all of them are slow at the same time"
-    );
+    // All of them are slow at the same time, and none has succeeded when the others are hedged.
+    let beyond = calls.load(SeqCst).abs_diff(200 + 3);
+    println!("figure retry/hedges-beyond-budget: {beyond}");
+    assert_eq!(beyond, 0);
     // 200 successes would have paid for 20, but only 3 fit into the burst.
     assert_eq!(budget.balance(), 3.0);
 }

@@ -16,7 +16,7 @@ pub(super) const CLAIMS: &[Claim] = &[
     ),
     Claim::test(
         "retry/budget-exceeded",
-        "retries in any window <= ratio x successes + burst, with threads racing",
+        "retries in any window <= ratio x successes + burst, with 64 threads racing",
         Equals(0.0),
         "budget_exceeded",
     ),
@@ -26,6 +26,25 @@ pub(super) const CLAIMS: &[Claim] = &[
         AtMost(0.001),
         "budget_ratio_error",
     ),
+    Claim::test(
+        "retry/budget-racing-error",
+        "and by 64 threads that race",
+        AtMost(0.001),
+        "budget_racing_error",
+    ),
+    Claim::test(
+        "retry/earlier-than-asked",
+        "no retry comes earlier than the server asked",
+        Equals(0.0),
+        "earlier_than_asked",
+    ),
+    Claim::test(
+        "retry/hedges-beyond-budget",
+        "no more requests are hedged than the budget allows",
+        Equals(0.0),
+        "there_are_never_more_hedges_than_the_budget_allows",
+    )
+    .in_file("hedge"),
     Claim::test(
         "retry/last-attempt-clones",
         "the last attempt sends the request itself, not a clone",
