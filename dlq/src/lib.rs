@@ -75,13 +75,19 @@
 //! # What is dead
 //!
 //! By default every error; [`dispose`](DeadLetterLayer::dispose) can give those that may pass (a shard
-//! that is down, say) to the caller instead, who pauses and tries again. A panic in the service is
-//! caught and is dead, always: it would come again with the next delivery.
+//! that is down, say) to the caller instead, who pauses and tries again, or say that the request should
+//! come again after a wait ([`Parked`]). A panic in the service is caught and is dead, always: it would
+//! come again with the next delivery.
 //!
 //! # Sending letters again
 //!
 //! [`Redrive`] sends letters back as copies of the next generation, at a rate, and removes each only
 //! when its copy is known to be written. [`Queue`] is what it reads from, and what people can list.
+//!
+//! # Watching
+//!
+//! [`Monitor`] raises an alert when a queue is too full, [`census`] counts by what killed the letters, and a
+//! [`FloodGuard`] in front of a sink refuses letters when they come too fast to be the messages' fault.
 //!
 //! # Order
 //!
@@ -93,7 +99,10 @@
 //! # Features
 //!
 //! - `file`: `FileSink`, checksummed and synced before the answer (Unix).
-//! - `tracing`, `metrics`: an event and a counter for each letter, and the depth as a gauge.
+//! - `redis`: `RedisSink`, letters in a stream of Redis; `Consumer`, a whole worker on Redis Streams;
+//!   `Requeue`, the way back for a redrive.
+//! - `cli`: the command line tool `seawall-dlq`.
+//! - `tracing`, `metrics`: events and counters for letters and messages, depth, age and alert as gauges.
 
 mod capture;
 mod census;

@@ -237,6 +237,7 @@ async fn letters_that_go_in_circles_are_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn it_keeps_to_its_rate() {
+    let mut most_off = 0.0_f64;
     for (rate, letters) in [(0.5, 5_u32), (10.0, 50), (100.0, 500), (5000.0, 5000)] {
         let sink = sink_with((0..u64::from(letters)).map(letter)).await;
         let start = Instant::now();
@@ -247,11 +248,11 @@ async fn it_keeps_to_its_rate() {
             .unwrap();
         let due = f64::from(letters - 1) / rate;
         let took = start.elapsed().as_secs_f64();
-        assert!(
-            (took / due - 1.0).abs() < 0.05,
-            "{letters} at {rate}/s took {took} s, not {due}"
-        );
+        let off = (took / due - 1.0).abs();
+        assert!(off < 0.05, "{letters} at {rate}/s took {took} s, not {due}");
+        most_off = most_off.max(off);
     }
+    println!("figure dlq/redrive-rate-off: {most_off:.4}");
 }
 
 #[tokio::test(start_paused = true)]

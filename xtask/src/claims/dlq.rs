@@ -1,5 +1,5 @@
 use super::Claim;
-use crate::prove::Bar::Equals;
+use crate::prove::Bar::{AtMost, Equals};
 
 pub(super) const CLAIMS: &[Claim] = &[
     Claim::test(
@@ -38,4 +38,97 @@ pub(super) const CLAIMS: &[Claim] = &[
         Equals(1.0),
         "repeat_is_one_letter",
     ),
+    Claim::test(
+        "dlq/redrive-rate-off",
+        "redrive keeps within 5% of the rate that was set",
+        AtMost(0.05),
+        "it_keeps_to_its_rate",
+    )
+    .in_file("redrive"),
+    Claim::test(
+        "dlq/redis-kill-lost",
+        "workers killed with SIGKILL at every step, and during redrive, lose no message with letters in Redis",
+        Equals(0.0),
+        "no_message_is_lost_with_letters_in_redis",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/redis-kill-repeated-letters",
+        "and no letter is there twice",
+        Equals(0.0),
+        "no_message_is_lost_with_letters_in_redis",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/file-kill-lost",
+        "nor do they with letters in a file",
+        Equals(0.0),
+        "no_message_is_lost_with_letters_in_a_file",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/file-kill-repeated-letters",
+        "and no letter is there twice",
+        Equals(0.0),
+        "no_message_is_lost_with_letters_in_a_file",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/redis-kill-lost-of-100000",
+        "the same of 100,000 messages, with 140 kills",
+        Equals(0.0),
+        "no_message_of_many_is_lost_with_letters_in_redis",
+    )
+    .in_file("kill_long")
+    .long(),
+    Claim::test(
+        "dlq/file-kill-lost-of-100000",
+        "the same of 100,000 messages with letters in a file, with 140 kills",
+        Equals(0.0),
+        "no_message_of_many_is_lost_with_letters_in_a_file",
+    )
+    .in_file("kill_long")
+    .long(),
+    Claim::test(
+        "dlq/poison-starts",
+        "a message that kills its worker is dead after at most N + 1 starts, here 4",
+        AtMost(4.0),
+        "a_message_that_kills_its_worker_is_dead_soon_and_alone",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/innocents-condemned",
+        "and none of those around it is condemned",
+        Equals(0.0),
+        "a_message_that_kills_its_worker_is_dead_soon_and_alone",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/consumer-sink-down-acknowledged",
+        "while its sink is down a consumer acknowledges nothing that fails",
+        Equals(0.0),
+        "while_the_sink_is_down_nothing_that_fails_is_acknowledged",
+    )
+    .in_file("consumer"),
+    Claim::test(
+        "dlq/consumer-sink-down-lost",
+        "and drains afterwards, with every letter there",
+        Equals(0.0),
+        "while_the_sink_is_down_nothing_that_fails_is_acknowledged",
+    )
+    .in_file("consumer"),
+    Claim::test(
+        "dlq/delayed-early-us",
+        "what is put off is never early by the server's clock",
+        Equals(0.0),
+        "a_wait_on_the_server_is_never_early_and_the_message_stays_itself",
+    )
+    .in_file("consumer"),
+    Claim::test(
+        "dlq/held-back-by-another-key",
+        "a key that waits for five minutes holds back no message of another",
+        Equals(0.0),
+        "a_key_that_waits_for_five_minutes_holds_back_nobody_else",
+    )
+    .in_file("consumer"),
 ];
