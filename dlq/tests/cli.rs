@@ -11,7 +11,7 @@ use std::{
 use seawall_dlq::{Envelope, Failure, FileSink, Letter, Origin, Queue, RedisSink, Sink};
 use seawall_redis::Shared;
 use serde_json::Value;
-use support::{all, letter, noon};
+use support::{all, connect, letter, noon};
 use test_support::Redis;
 
 fn tool(args: &[&str]) -> Output {
@@ -46,11 +46,7 @@ fn json(text: &str) -> Value {
 }
 
 async fn sink(server: &Redis) -> RedisSink<Shared<redis::aio::ConnectionManager>> {
-    let client = redis::Client::open(server.url()).unwrap();
-    RedisSink::new(
-        client.get_connection_manager().await.unwrap(),
-        "{orders}.dead",
-    )
+    RedisSink::new(connect(server.port()).await, "{orders}.dead")
 }
 
 fn of_stream(number: u32, class: &str) -> Letter {

@@ -20,7 +20,7 @@ use seawall_dlq::{
     Origin, Outcome, Queue, RedisSink, Redrive, Requeue, SinkError, Written,
 };
 use seawall_redis::Shared;
-use support::{Broken, all};
+use support::{Broken, all, connect};
 use test_support::Redis;
 use tokio::{
     sync::watch,
@@ -85,7 +85,7 @@ impl World {
     async fn with_args(args: &[&str]) -> Self {
         let server = Redis::with_args(args).await;
         let client = redis::Client::open(server.url()).unwrap();
-        let connection = client.get_connection_manager().await.unwrap();
+        let connection = connect(server.port()).await;
         let group = ["XGROUP", "CREATE", "{orders}", "workers", "0", "MKSTREAM"];
         server.ask(&group).await;
         Self {

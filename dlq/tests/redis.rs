@@ -11,15 +11,10 @@ use seawall_dlq::{
     RedriveReason, Requeue, RequeueError, Sink, SinkError, Span, Written,
 };
 use seawall_redis::{Client, Shared};
-use support::{all, letter, noon};
+use support::{all, connect, letter, noon};
 use test_support::{Proxy, Redis, drop_at_every_poll};
 
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
-
-async fn connect(port: u16) -> ConnectionManager {
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
-    client.get_connection_manager().await.unwrap()
-}
 
 async fn sink(server: &Redis) -> RedisSink<Shared<ConnectionManager>> {
     RedisSink::new(connect(server.port()).await, "{orders}.dead")

@@ -17,11 +17,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{
-    AsyncCommands,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-    streams::StreamInfoGroupsReply,
-};
+use redis::{AsyncCommands, aio::ConnectionManager, streams::StreamInfoGroupsReply};
 use seawall_dlq::{
     BoxError, Consumer, DeadLetterLayer, FileSink, Letter, Message, Queue, RedisSink, Redrive,
     Requeue, Sink, SinkError, Totals, Written,
@@ -31,16 +27,7 @@ use test_support::Redis;
 use tokio::{process::Command, time::sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::all;
-
-/// A busy machine must not look like a server that is out.
-async fn connect(client: &redis::Client) -> ConnectionManager {
-    let config = ConnectionManagerConfig::new()
-        .set_response_timeout(Some(Duration::from_secs(60)))
-        .set_connection_timeout(Some(Duration::from_secs(60)));
-    let connection = client.get_connection_manager_with_config(config).await;
-    connection.unwrap()
-}
+use crate::support::{all, connect};
 
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 const STREAM: &str = "{orders}";
@@ -212,7 +199,7 @@ fn child() {
 
 async fn work(plan: Plan, letters: Letters, path: &str, port: &str) {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
-    let connection = connect(&client).await;
+    let connection = connect(port.parse().unwrap()).await;
     let killer = Killer {
         plan,
         been: Arc::default(),
@@ -325,8 +312,7 @@ pub struct Account {
 impl World {
     pub async fn new(letters: Letters) -> Self {
         let server = Redis::with_args(DURABLE).await;
-        let client = redis::Client::open(server.url()).unwrap();
-        let connection = connect(&client).await;
+        let connection = connect(server.port()).await;
         server
             .ask(&["XGROUP", "CREATE", STREAM, GROUP, "0", "MKSTREAM"])
             .await;

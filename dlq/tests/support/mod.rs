@@ -122,3 +122,14 @@ impl Sink for SlowSink {
         written
     }
 }
+
+/// A connection on which a busy machine does not look like a server that is out.
+#[cfg(feature = "redis")]
+pub async fn connect(port: u16) -> redis::aio::ConnectionManager {
+    let config = redis::aio::ConnectionManagerConfig::new()
+        .set_response_timeout(Some(seconds(60)))
+        .set_connection_timeout(Some(seconds(60)));
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
+    let connection = client.get_connection_manager_with_config(config).await;
+    connection.unwrap()
+}
