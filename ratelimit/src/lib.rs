@@ -88,6 +88,8 @@ pub use crate::refund::{NoRefund, Owed, RefundIf, Refunds};
 pub use crate::rule::{Cost, OneUnit, Rule};
 pub use crate::rules::{And, Apply, BoxRule, BoxRules, MAX_RULES, Rules};
 pub use crate::service::RateLimit;
+#[cfg(feature = "redis")]
+pub use crate::store::leased::{Leased, LeasedDeciding, LeasedScope};
 pub use crate::store::memory::{MemoryReceipt, MemoryScope, MemoryStore};
 #[cfg(feature = "redis")]
 pub use crate::store::redis::{Outage, RedisDeciding, RedisReceipt, RedisScope, RedisStore};

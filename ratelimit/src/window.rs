@@ -136,6 +136,20 @@ impl Outcome {
         self
     }
 
+    /// Microseconds until it passes.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn wait_micros(&self) -> u64 {
+        self.wait
+    }
+
+    /// The same a while later.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn still(mut self, wait: u64, reset: u64) -> Self {
+        self.wait = wait;
+        self.reset = reset;
+        self
+    }
+
     /// The same, but for a block.
     #[cfg(feature = "redis")]
     pub(crate) const fn let_through(mut self) -> Self {

@@ -1,6 +1,8 @@
 //! Where the counters are kept.
 
 mod hash;
+#[cfg(feature = "redis")]
+pub(crate) mod leased;
 pub(crate) mod memory;
 mod named;
 #[cfg(feature = "redis")]

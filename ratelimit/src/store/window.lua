@@ -8,7 +8,7 @@
 --       4 refunds, each: terms, bucket, units
 --       5 groups of keys of which each is asked for by requests that are all alike, under one rule; each:
 --         terms, cost, requests to a key, units to lease to each, for how many microseconds, keys
---       6 items, each: what to do, an argument, requests, rules; then for each rule: key, terms, cost, shadow
+--       6 items, each: what to do (decide 0, reset 1, block 2, unblock 3, lease 4), an argument, requests, rules; then for each rule: key, terms, cost, shadow
 -- Reply  the time, then what `simple` and `item` say below, packed
 
 local BUCKETS = 16
@@ -150,6 +150,8 @@ local function set_terms(s, of)
   local newer
   s.w, newer = renewed(s.w, of)
   s.newer = s.newer or newer
+  -- Whether the record goes by the terms of who asks.
+  s.asked = s.w[VERSION] == of[1] and s.w[LIMIT] == of[2] and s.w[WIDTH] == of[3]
   local w = s.w
   s.last = w[NEWEST] + (w[AHEAD] > 0 and 1 or 0)
   -- The longest that anything charged by now has to be remembered.
@@ -285,7 +287,7 @@ while at <= #ARGV[4] do
     else
       units = 0
     end
-    if units > 0 then redis.call('SETRANGE', KEYS[key], 20, pack(COUNTS, newest, total - units, current, ahead)) end
+    if units > 0 then redis.call('SETRANGE', KEYS[key], '20', pack(COUNTS, newest, total - units, current, ahead)) end
   end
   key = key + 1
 end
@@ -297,7 +299,8 @@ while at <= #ARGV[5] do
   of = terms[of]
   local version, limit, width, head = of[1], of[2], of[3], of[4]
   local bucket, need = floor(now / width), cost * requests
-  local ttl = life(width, bucket)
+  -- As text: a number as an argument of a command takes longer to convert than the command to run.
+  local ttl = string.format('%.0f', life(width, bucket))
   -- A lease is charged to the bucket in which it ends, which is this one or the next.
   local later = floor((now + time) / width) - bucket
   local leases = extra > 0 and later <= 1
@@ -310,7 +313,7 @@ while at <= #ARGV[5] do
     local newest, total, current, ahead, gone
     if raw == false then
       newest, total, current, ahead, gone = bucket, 0, 0, 0, EMPTY
-      if not leases and need <= limit and cost > 0 then
+      if not leases and need <= limit then
         if not first then
           first = head .. pack(COUNTS, bucket, need, need, 0) .. EMPTY
           all_left = pack('<BI4', 1, limit)
@@ -331,7 +334,7 @@ while at <= #ARGV[5] do
         newest = nil
       end
     end
-    if newest and cost > 0 and need <= limit - total then
+    if newest and need <= limit - total then
       local left, leased = limit - total, 0
       if leases then
         leased = min(extra, floor((left - need) / 2))
@@ -341,7 +344,7 @@ while at <= #ARGV[5] do
       if gone then
         redis.call('SET', k, head .. counts .. gone, 'PX', ttl)
       else
-        redis.call('SETRANGE', k, 20, counts)
+        redis.call('SETRANGE', k, '20', counts)
       end
       local said = pack('<BI4', ahead > 0 and 2 or 1, left)
       if extra > 0 then said = said .. pack('<I4', leased) end
@@ -352,7 +355,7 @@ while at <= #ARGV[5] do
     set_terms(s, of)
     local said, passing = decide({ { s = s, cost = cost } }, requests)
     local leased = 0
-    if leases and passing == requests and not s.behind and s.a[VERSION] == version and s.a[LIMIT] == limit and s.a[WIDTH] == width then
+    if leases and passing == requests and not s.behind and s.asked then
       leased = min(extra, floor((limit - s.a[TOTAL]) / 2))
       if leased > 0 then
         add(s.a, later == 1 and AHEAD or CURRENT, leased)
@@ -388,12 +391,25 @@ while at <= #ARGV[6] do
     if s then set_terms(s, terms[of]) elseif not foreign then foreign = i end
     rules[i] = { s = s, cost = cost, shadow = shadow == 1 }
   end
-  -- Says 3 and the rule under whose key something else lies; else 0 and, if it was to decide, what `decide` says.
+  -- Says 3 and the rule under whose key something else lies; else 0 and, if it was to decide, what `decide` says,
+  -- or, if it was to lease, the units.
   local said
   if foreign then
     said = pack('<BB', 3, foreign)
   elseif act == 0 then
     said = '\0' .. decide(rules, requests)
+  elseif act == 4 then
+    -- Units to lease, without a request.
+    local s, leased = rules[1].s, 0
+    local a, later = s.a, floor((now + argument) / s.a[WIDTH]) - s.a[NEWEST]
+    if s.asked and later <= 1 and not s.behind and s.till <= now then
+      leased = min(requests, floor(max(a[LIMIT] - a[TOTAL], 0) / 2))
+      if leased > 0 then
+        add(a, later == 1 and AHEAD or CURRENT, leased)
+        s.w, s.dirty = a, true
+      end
+    end
+    said = pack('<BI4', 0, leased)
   else
     local s = rules[1].s
     if act == 1 then
@@ -413,5 +429,5 @@ end
 for _, s in ipairs(order) do store(s) end
 
 local said = table.concat(reply)
-if number then redis.call('SET', KEYS[1], pack('<I8', number) .. said, 'PX', 60000) end
+if number then redis.call('SET', KEYS[1], pack('<I8', number) .. said, 'PX', '60000') end
 return said

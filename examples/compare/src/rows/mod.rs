@@ -20,6 +20,7 @@ pub(crate) struct Entry {
 const GOVERNOR: &[&str] = &["governor"];
 const TOWER_GOVERNOR: &[&str] = &["tower_governor"];
 const SCRIPTS: &[&str] = &["multiplexed-script", "bb8-script"];
+const MULTIPLEXED_SCRIPT: &[&str] = &["multiplexed-script"];
 const SET_NX: &[&str] = &["raw-set-nx-get", "bb8-set-nx-get"];
 const RETRIES: &[&str] = &[
     "tower-retry",
@@ -82,6 +83,21 @@ pub(crate) const ALL: &[Entry] = &[
         name: "ratelimit/redis-strict/hot",
         peers: SCRIPTS,
         measure: |entry| ratelimit::redis_strict(entry, keys::hot()),
+    },
+    Entry {
+        name: "ratelimit/redis-leased/zipf",
+        peers: MULTIPLEXED_SCRIPT,
+        measure: |entry| ratelimit::redis_leased(entry, keys::zipf_fewer()),
+    },
+    Entry {
+        name: "ratelimit/redis-leased/even",
+        peers: MULTIPLEXED_SCRIPT,
+        measure: |entry| ratelimit::redis_leased(entry, keys::even_many()),
+    },
+    Entry {
+        name: "ratelimit/redis-leased/hot",
+        peers: MULTIPLEXED_SCRIPT,
+        measure: |entry| ratelimit::redis_leased(entry, keys::hot()),
     },
     Entry {
         name: "idempotency/redis-begin/first",

@@ -11,9 +11,11 @@ use axum::body::Body;
 use governor::RateLimiter;
 use http::{HeaderName, HeaderValue, Request, Response};
 use redis::Script;
-use redis::aio::ConnectionLike;
-use seawall_ratelimit::{Fields, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, Verdict};
-use seawall_redis::Client;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use seawall_ratelimit::{
+    Fields, Leased, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, Store, Verdict,
+};
+use seawall_redis::{Client, Shared};
 use test_support::Redis;
 use tower::{Layer, Service};
 use tower_governor::governor::GovernorConfigBuilder;
@@ -241,8 +243,22 @@ where
     assert!(passes);
 }
 
-/// Decisions a second on Redis.
+/// Decisions a second on Redis, each by the server.
 pub(super) fn redis_strict(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
+    redis(entry, draws, |store| store)
+}
+
+/// Decisions a second out of leases on Redis.
+pub(super) fn redis_leased(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
+    redis(entry, draws, Leased::over)
+}
+
+type Strict = RedisStore<Shared<MultiplexedConnection>>;
+
+fn redis<St>(entry: &Entry, draws: &'static Draws, over: fn(Strict) -> St) -> Vec<Row>
+where
+    St: Store<Scope: Send + Sync, Deciding: Send> + Send + Sync + 'static,
+{
     let runtime = runtime();
     let server = runtime.block_on(Redis::start());
     let client = redis::Client::open(server.url()).expect("it is the server's own address");
@@ -250,12 +266,10 @@ pub(super) fn redis_strict(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
         let connection = client.get_multiplexed_async_connection();
         runtime.block_on(connection).expect("the server is there")
     };
-    let pool = bb8::Pool::builder().max_size(16).build(client.clone());
-    let pool = runtime.block_on(pool).expect("the server is there");
 
     // A longer deadline than that of production: a busy machine must not end the measurement.
     let store = Client::shared(connect()).deadline(Duration::from_secs(10));
-    let ours = RateLimitLayer::new(RedisStore::from(store))
+    let ours = RateLimitLayer::new(over(RedisStore::from(store)))
         .rule(Rule::new("user", Quota::per_minute(LIMIT.get())).key(|user: &u64| (*user).into()))
         .checker();
     let ours = move |number: u64| {
@@ -273,6 +287,13 @@ pub(super) fn redis_strict(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
             async move { decide_by_script(&mut connection, &script, draws.at(number)).await }
         }
     };
+    let contest = Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
+        .peer("multiplexed-script", tasks(&runtime, multiplexed));
+    if !entry.peers.contains(&"bb8-script") {
+        return contest.run();
+    }
+    let pool = bb8::Pool::builder().max_size(16).build(client.clone());
+    let pool = runtime.block_on(pool).expect("the server is there");
     let pooled = move |number: u64| {
         let (pool, script) = (pool.clone(), script.clone());
         async move {
@@ -280,8 +301,5 @@ pub(super) fn redis_strict(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
             decide_by_script(&mut *connection, &script, draws.at(number)).await;
         }
     };
-    Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
-        .peer("multiplexed-script", tasks(&runtime, multiplexed))
-        .peer("bb8-script", tasks(&runtime, pooled))
-        .run()
+    contest.peer("bb8-script", tasks(&runtime, pooled)).run()
 }

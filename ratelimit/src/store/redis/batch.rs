@@ -21,6 +21,8 @@ pub(super) enum Act {
     /// For so many microseconds.
     Block(u64),
     Unblock,
+    /// Only lease.
+    Lease,
 }
 
 /// Units to lease beside a request, if it passes.
@@ -37,6 +39,10 @@ pub(crate) struct Leased {
     pub(crate) units: u32,
     /// The bucket that was charged.
     pub(crate) bucket: u64,
+    /// When, by the server's clock, in microseconds.
+    pub(crate) now: u64,
+    /// What the key had left then.
+    pub(crate) left: u32,
 }
 
 /// One request: all of its rules, or one key for an operator.
@@ -64,6 +70,17 @@ pub(super) struct Answer {
     /// Whether the key of the first rule is blocked.
     pub(super) blocked: bool,
     pub(super) leased: Option<Leased>,
+}
+
+impl Refund {
+    /// The same for what was leased.
+    pub(crate) fn of(&self, leased: Leased) -> Self {
+        Self {
+            bucket: leased.bucket,
+            units: leased.units,
+            ..self.clone()
+        }
+    }
 }
 
 impl Request {
@@ -264,6 +281,11 @@ impl Plan {
                 Act::Reset => (1, 0),
                 Act::Block(micros) => (2, micros),
                 Act::Unblock => (3, 0),
+                Act::Lease => (4, request.lease.map_or(0, |lease| lease.time)),
+            };
+            let count = match (request.act, request.lease) {
+                (Act::Lease, Some(lease)) => lease.units,
+                _ => count,
             };
             let words = &mut self.args[5];
             words.push(act);
@@ -337,8 +359,17 @@ impl Plan {
                     });
                 }
                 0 => {
-                    let decision = Ok(Decision::empty());
-                    tell(item.first, Answer::of(decision));
+                    let mut answer = Answer::of(Ok(Decision::empty()));
+                    if request.act == Act::Lease {
+                        let time = request.lease.map_or(0, |lease| lease.time);
+                        answer.leased = Some(Leased {
+                            units: reply.word()?,
+                            bucket: (now + time) / request.first.terms.width,
+                            now,
+                            left: 0,
+                        });
+                    }
+                    tell(item.first, answer);
                 }
                 3 => {
                     let rule = usize::from(reply.byte()?.checked_sub(1)?);
@@ -391,14 +422,19 @@ impl Plan {
             }
             _ => return None,
         };
-        let leased = match group.lease.units {
+        let mut leased = match group.lease.units {
             0 => None,
-            _ => Some(Leased {
-                units: reply.word()?,
-                bucket: (now + group.lease.time) / terms.width,
-            }),
+            _ => {
+                let units = reply.word()?;
+                let taken = item.count.saturating_mul(group.cost).saturating_add(units);
+                Some(Leased {
+                    units,
+                    bucket: (now + group.lease.time) / terms.width,
+                    now,
+                    left: said.rules[0].left.saturating_sub(taken),
+                })
+            }
         };
-        let mut leased = leased;
         self.tell_all(item, |nth, place| {
             let request = &requests[place];
             let mine = request.lease.and_then(|_| leased.take());
@@ -548,7 +584,7 @@ impl TermsTable {
 
 /// What it hashes is a hash.
 #[derive(Default)]
-struct Identity(u64);
+pub(crate) struct Identity(u64);
 
 impl Hasher for Identity {
     fn finish(&self) -> u64 {

@@ -63,9 +63,15 @@ enum State {
 
 /// Whom to tell.
 struct Teller {
-    /// Its receiver may be gone.
-    answer: oneshot::Sender<Answer>,
+    /// Its receiver may be gone; there is none for a request that only leases.
+    answer: Option<oneshot::Sender<Answer>>,
     lease: Option<TakeLease>,
+}
+
+impl Teller {
+    fn is_gone(&self) -> bool {
+        self.answer.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
 }
 
 /// Takes what was leased, and when that was asked for. It is dropped where nothing was, and does not depend
@@ -81,6 +87,9 @@ pub(super) trait Ask: Send + Sync {
         lease: Option<TakeLease>,
     ) -> oneshot::Receiver<Answer>;
 
+    /// Leases, with nobody who waits for it.
+    fn ask_for_lease(self: Arc<Self>, request: Arc<Request>, take: TakeLease);
+
     /// Gives units back with the next batch.
     fn refund(self: Arc<Self>, refunds: Vec<Refund>);
 }
@@ -94,9 +103,22 @@ impl<S: Source> Ask for Lanes<S> {
         let (answer, told) = oneshot::channel();
         self.enter(|queue| {
             queue.requests.push(request);
-            queue.tellers.push(Teller { answer, lease });
+            queue.tellers.push(Teller {
+                answer: Some(answer),
+                lease,
+            });
         });
         told
+    }
+
+    fn ask_for_lease(self: Arc<Self>, request: Arc<Request>, take: TakeLease) {
+        self.enter(|queue| {
+            queue.requests.push(request);
+            queue.tellers.push(Teller {
+                answer: None,
+                lease: Some(take),
+            });
+        });
     }
 
     fn refund(self: Arc<Self>, refunds: Vec<Refund>) {
@@ -239,10 +261,10 @@ impl<S: Source> Run<S> {
             mut tellers,
             refunds,
         } = batch;
-        if tellers.iter().any(|teller| teller.answer.is_closed()) {
+        if tellers.iter().any(Teller::is_gone) {
             // Nobody waits for these any more, and nothing was counted for them.
             (requests, tellers) = std::iter::zip(requests, tellers)
-                .filter(|(_, teller)| !teller.answer.is_closed())
+                .filter(|(_, teller)| !teller.is_gone())
                 .unzip();
         }
         if requests.is_empty() && refunds.is_empty() {
@@ -264,7 +286,9 @@ impl<S: Source> Run<S> {
                     take(leased, sent);
                 }
                 // Who has gone away meanwhile was counted all the same.
-                let _ = teller.answer.send(answer);
+                if let Some(told) = teller.answer {
+                    let _ = told.send(answer);
+                }
             }
         };
         let error: SharedError = match reply {
@@ -278,7 +302,9 @@ impl<S: Source> Run<S> {
             Err(error) => SharedError::Unavailable(Arc::new(error)),
         };
         for teller in tellers.into_iter().flatten() {
-            let _ = teller.answer.send(Answer::of(Err(error.to_error())));
+            if let Some(told) = teller.answer {
+                let _ = told.send(Answer::of(Err(error.to_error())));
+            }
         }
     }
 }

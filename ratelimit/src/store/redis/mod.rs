@@ -1,7 +1,7 @@
 //! Counters on Redis: one script for all rules of a request, by the server's clock.
 
-mod batch;
-mod lane;
+pub(crate) mod batch;
+pub(crate) mod lane;
 mod outage;
 
 use std::fmt;
@@ -16,7 +16,7 @@ use seawall_redis::{Client, Pooled, Shared, Source};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use self::batch::{Act, Answer, Refund, Request};
+use self::batch::{Act, Answer, LeaseAsk, Leased, Refund, Request};
 use self::lane::{Ask, Lanes, TakeLease};
 pub use self::outage::Outage;
 use self::outage::{LocalRule, Standby};
@@ -297,6 +297,48 @@ impl<S: Source> RedisStore<S> {
             standby: self.standby.clone(),
             outage: self.outage,
         }
+    }
+
+    /// Decides, and leases beside it.
+    pub(crate) fn decide_leasing(
+        &self,
+        of: &Charge<'_, RedisScope>,
+        lease: Option<(LeaseAsk, TakeLease)>,
+    ) -> RedisDeciding {
+        let (lease, take) = lease.unzip();
+        let request = Request {
+            first: Asked::of(of),
+            more: Vec::new(),
+            act: Act::Decide,
+            lease,
+        };
+        self.deciding(Arc::new(request), take)
+    }
+
+    /// Leases, without anybody who waits for it.
+    pub(crate) fn lease(&self, of: &Charge<'_, RedisScope>, ask: LeaseAsk, take: TakeLease) {
+        let request = Request {
+            first: Asked {
+                cost: 0,
+                shadow: false,
+                ..Asked::of(of)
+            },
+            more: Vec::new(),
+            act: Act::Lease,
+            lease: Some(ask),
+        };
+        let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
+        lanes.ask_for_lease(Arc::new(request), take);
+    }
+
+    /// What it takes to give units of a lease back.
+    pub(crate) fn refund_of(of: &Charge<'_, RedisScope>, leased: Leased) -> Refund {
+        Asked::of(of).refund(leased.bucket, leased.units)
+    }
+
+    pub(crate) fn give_back(&self, refunds: Vec<Refund>) {
+        let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
+        lanes.refund(refunds);
     }
 
     async fn act(&self, of: &Charge<'_, RedisScope>, act: Act) -> Result<Answer, StoreError> {
