@@ -31,20 +31,62 @@
 //! # }
 //! ```
 //!
+//! # What a rule can do
+//!
+//! | it should | by |
+//! | --- | --- |
+//! | limit each user, tenant, address, route, or combination of them | [`Rule::key`], [`Rule::by`] |
+//! | take more units for larger requests | [`Rule::cost`] |
+//! | give some another quota, let some pass always, let some never pass | [`Rule::plan`] |
+//! | count, and refuse nobody yet | [`Rule::shadow`] |
+//! | count only what failed, or give back what was dropped | [`refund_if`](RateLimitLayer::refund_if) |
+//! | have outgoing calls wait instead of failing | [`wait_up_to`](RateLimitLayer::wait_up_to) |
+//! | change while it is at work, without forgetting anything | [`quotas`](RateLimitLayer::quotas) |
+//! | come from a file | [`rules`](RateLimitLayer::rules) |
+//! | be looked into, reset, or block a key | [`Checker`], [`TopRefused`] |
+//!
+//! # Which window
+//!
+//! | you need | [`WindowKind`] | its price |
+//! | --- | --- | --- |
+//! | a limit that is never exceeded | `Sliding`, the default | a flood gets 16/17 of it |
+//! | that, and all of it under a flood | `Log` | memory for each unit; one process |
+//! | what other limiters call a sliding window | `Counter` | up to 2 L in some windows; one process |
+//! | calls spaced evenly after a burst | `Gcra` | up to 2 L in some windows; one process |
+//!
 //! # Which store
 //!
 //! | store | counts for | a decision costs | when it cannot decide |
 //! | --- | --- | --- | --- |
 //! | [`MemoryStore`] | this process | no allocation, no waiting | does not occur |
-//! | `RedisStore` (feature `redis`) | all processes on one Redis | one script call | what its `Outage` says |
+//! | `RedisStore` (feature `redis`) | all processes on one Redis | a round trip, shared by those under way | what its `Outage` says |
 //!
-//! Both decide by the same arithmetic: one trace of requests gets the same decisions from both.
+//! Both decide by the same arithmetic: one trace of requests gets the same decisions from both. One process, or a
+//! limit for each: memory. A limit over several processes: Redis.
+//!
+//! # Which outage policy
+//!
+//! | the limit is there to | `Outage` | while Redis is out |
+//! | --- | --- | --- |
+//! | protect something that must not be overrun, or costs money | `Closed`, the default | requests are refused (503) |
+//! | keep order among friends | `Open` | requests pass, and are not counted |
+//! | both, somewhat | `Local { share }` | each process keeps to its share of the quota |
+//!
+//! # Limits of the limits
+//!
+//! - At most [`MAX_RULES`] rules to a layer, and quotas of up to `u32::MAX` units in 1 ms to 3,660 days.
+//! - In memory, a flood of more keys than the capacity refuses others too early; it never lets more pass.
+//! - On Redis, strict means by the server's clock, for what the server remembers: a failover can forget.
+//! - A charge is given back when the answer is known, so until then it counts.
+//! - Who waits is in no queue: with room for one, any of those who wait may be next.
 //!
 //! # Features
 //!
-//! None is on by default: `http`, `redis`, `tracing` (an event for each refusal and outage) and
-//! `metrics` (`seawall_ratelimit_decisions_total{rule, outcome}`,
-//! `seawall_ratelimit_outages_total{policy}`; install the recorder before the layer is applied).
+//! None is on by default: `http`, `grpc` (refusals as statuses, for tonic), `redis`, `tracing` (an event for each
+//! refusal and outage) and `metrics` (`seawall_ratelimit_decisions_total{rule, outcome}`, where an outcome is
+//! `allowed`, `refused`, `denied`, `cost_above_limit`, `delayed`, `shadow` (would have been refused) or `degraded`
+//! (allowed without the shared counters), and `seawall_ratelimit_outages_total{policy}`; install the recorder
+//! before the layer is applied).
 
 mod decision;
 mod error;
