@@ -5,10 +5,16 @@
 mod common;
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::{Backends, router, write};
-use seawall_shard_router::{Bulkhead, Endpoint, SLOTS, Shard, ShardRouter, Slot, Topology};
+use seawall_shard_router::placement::KeyedSlots;
+use seawall_shard_router::{
+    Access, BoxError, Bulkhead, Ejection, Endpoint, Position, Role, SLOTS, Shard, ShardRouter,
+    Slot, Topology,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tower::{Service, service_fn};
@@ -248,4 +254,160 @@ fn allocations() {
     let routed = test_support::count_allocations(|| (0..1_000).for_each(&mut route));
     figure("allocations", routed - spawned);
     assert_eq!(routed, spawned);
+}
+
+/// Closed-loop clients ask shards at random. What 49 shards serve while one hangs, and how long it
+/// takes at the 99th percentile, over the same without one that hangs.
+#[tokio::test(start_paused = true)]
+async fn hung_shard_throughput() {
+    let (served, p99) = served_by_others(false).await;
+    let (with_hung, p99_with_hung) = served_by_others(true).await;
+    let throughput = with_hung as f64 / served as f64;
+    let latency = p99_with_hung.as_secs_f64() / p99.as_secs_f64();
+    figure("hung-shard-throughput", format!("{throughput:.3}"));
+    figure("hung-shard-p99", format!("{latency:.3}"));
+    assert!(throughput >= 0.98, "{throughput}");
+    assert!(latency <= 1.1, "{latency}");
+}
+
+async fn served_by_others(one_hangs: bool) -> (usize, Duration) {
+    const HUNG: u64 = 7;
+    let router = ShardRouter::new(
+        Topology::round_robin(names(50)).unwrap(),
+        move |endpoint: &Endpoint| {
+            let hangs = one_hangs && *endpoint.shard() == "s007";
+            service_fn(move |slot: u16| async move {
+                if hangs {
+                    // As long as the timeout that its client has.
+                    sleep(Duration::from_millis(100)).await;
+                    return Err(std::io::Error::from(std::io::ErrorKind::TimedOut));
+                }
+                // Between 1 and 3 milliseconds, by the request.
+                sleep(Duration::from_millis(1 + u64::from(slot) % 3)).await;
+                Ok(())
+            })
+        },
+    )
+    .key(|slot: &u16| Slot::new(*slot).unwrap().into())
+    .each_shard(
+        Bulkhead::concurrency(8)
+            .queue(16)
+            .fail_fast(Duration::from_millis(20)),
+    )
+    .ejection(Ejection::after(5).counting(|error: &BoxError| error.is::<std::io::Error>()));
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut clients = JoinSet::new();
+    for client in 0..60 {
+        let mut router = router.clone();
+        clients.spawn(async move {
+            let mut random = fastrand::Rng::with_seed(client);
+            let mut took = Vec::new();
+            while Instant::now() < end {
+                let (slot, start) = (random.u16(..SLOTS), Instant::now());
+                let answer = router.call(slot).await;
+                if u64::from(slot) % 50 != HUNG {
+                    answer.unwrap();
+                    took.push(start.elapsed());
+                } else if answer.is_err() {
+                    // It does something else meanwhile, as after an answer.
+                    sleep(Duration::from_millis(2)).await;
+                }
+            }
+            took
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(took) = clients.join_next().await {
+        all.extend(took.unwrap());
+    }
+    all.sort_unstable();
+    (all.len(), all[all.len() * 99 / 100])
+}
+
+/// A primary that is always written, and replicas that apply it late, each at its own pace, and
+/// report what they have applied. Each read has the token of the last write of its client.
+#[test]
+fn stale_reads() {
+    const READS: u64 = 1_000_000;
+    let shard = Shard::new("a").primary("p").replicas(["r0", "r1", "r2"]);
+    let applied: [Arc<AtomicU64>; 4] = Default::default();
+    let seen = applied.clone();
+    let mut router = ShardRouter::new(
+        Topology::slots([shard]).unwrap(),
+        move |endpoint: &Endpoint| {
+            let place = match endpoint.role() {
+                Role::Primary => 0,
+                Role::Replica(number) => usize::from(number) + 1,
+            };
+            let applied = Arc::clone(&seen[place]);
+            service_fn(move |_: u64| {
+                let read = (place, applied.load(Relaxed));
+                std::future::ready(Ok::<_, Infallible>(read))
+            })
+        },
+    )
+    .key(|_: &u64| 0_u64.into())
+    .access(|token: &u64| Access::ReadYourWrites(Position(*token)));
+    let endpoints: Vec<Endpoint> = router
+        .loads()
+        .into_iter()
+        .map(|load| load.endpoint)
+        .collect();
+    let mut random = fastrand::Rng::with_seed(3);
+    let (mut stale, mut by_replicas, mut written) = (0, 0, 0);
+    for _ in 0..READS {
+        if random.u8(..) < 80 {
+            written += 1;
+            applied[0].store(written, Relaxed);
+        }
+        let replica = 1 + random.usize(..3);
+        if random.u8(..) < 60 {
+            let behind = random.u64(..200);
+            let position = applied[replica]
+                .load(Relaxed)
+                .max(written.saturating_sub(behind));
+            applied[replica].store(position, Relaxed);
+            router.report(&endpoints[replica], Position(position));
+        }
+        let token = written.saturating_sub(random.u64(..100));
+        let mut read = tokio_test::task::spawn(router.call(token));
+        let (place, position) = tokio_test::assert_ready_ok!(read.poll());
+        stale += usize::from(position < token);
+        by_replicas += usize::from(place > 0);
+    }
+    figure("stale-reads", stale);
+    assert_eq!(stale, 0);
+    assert!(
+        by_replicas > 100_000,
+        "replicas took their part: {by_replicas}"
+    );
+}
+
+/// Keys that all have one XXH3-64, made without trying: where the first 8 of 32 bytes equal those
+/// of its secret, it multiplies the next 8 by zero. By the plain hash they all lie on one shard.
+#[test]
+fn colliding_keys_spread() {
+    const KEYS: u64 = 1_000_000;
+    const SECRET: [u8; 8] = [0xB8, 0xFE, 0x6C, 0x39, 0x23, 0xA4, 0x4B, 0xBE];
+    let topology = Topology::slots(names(50)).unwrap();
+    let keyed = KeyedSlots::new(*b"a secret of ours");
+    let plain = topology.shard_of(&colliding(SECRET, 0)).clone();
+    let mut held = std::collections::HashMap::<_, u32>::new();
+    for number in 0..KEYS {
+        let key = colliding(SECRET, number);
+        assert_eq!(*topology.shard_of(&key), plain);
+        *held.entry(topology.owner(keyed.slot_of(&key))).or_default() += 1;
+    }
+    let most = held.values().max().copied().unwrap_or_default();
+    let over = f64::from(most) / (KEYS as f64 / 50.0);
+    figure("colliding-keys-spread", format!("{over:.3}"));
+    assert_eq!(held.len(), 50);
+    assert!(over <= 1.05, "{over}");
+}
+
+fn colliding(secret: [u8; 8], number: u64) -> [u8; 32] {
+    let mut key = *b"........________it does not care";
+    key[..8].copy_from_slice(&secret);
+    key[8..16].copy_from_slice(&number.to_le_bytes());
+    key
 }

@@ -169,6 +169,11 @@ pub(crate) const ALL: &[Entry] = &[
         peers: &["tower-steer"],
         measure: |entry| shard_router::layer(entry, 50),
     },
+    Entry {
+        name: "shard-router/hot-keys/record",
+        peers: &["hash-only"],
+        measure: shard_router::hot_keys,
+    },
 ];
 
 #[cfg(test)]

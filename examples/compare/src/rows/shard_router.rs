@@ -1,4 +1,4 @@
-//! Finding the shard of a key, planning one shard more, and routing a request.
+//! Finding the shard of a key, planning one shard more, routing a request, and counting hot keys.
 
 use std::future::{Ready, ready};
 use std::hint::black_box;
@@ -9,7 +9,7 @@ use consistent_hash_ring::{Ring, RingBuilder};
 use hashring::HashRing;
 use jumphash::JumpHasher;
 use maglev::{ConsistentHasher, Maglev};
-use seawall_shard_router::{Endpoint, ShardRouter, Topology};
+use seawall_shard_router::{Endpoint, HotKeys, Key, ShardRouter, Topology};
 use tower::Service;
 use tower::steer::Steer;
 use xxhash_rust::xxh3::xxh3_64;
@@ -115,6 +115,25 @@ pub(super) fn plan_add_one(entry: &Entry, shards: usize) -> Vec<Row> {
     };
     Contest::new(entry, Unit::Nanos, in_turn(ours))
         .peer("hashring", in_turn(theirs))
+        .allocs(allocations(ours, |_| ()))
+        .run()
+}
+
+/// Counting one request for a key, by skewed keys of which some are hot.
+pub(super) fn hot_keys(entry: &Entry) -> Vec<Row> {
+    let draws = zipf_many();
+    let hot = HotKeys::above(0.001).expect("it is a share that can be watched");
+    let key = |number: u64| Key::from(black_box(draws.at(number) as u64));
+    let ours = |number| {
+        black_box(hot.record(&key(number)));
+    };
+    Contest::new(entry, Unit::Nanos, in_turn(ours))
+        .peer(
+            "hash-only",
+            in_turn(|number| {
+                black_box(key(number).hash());
+            }),
+        )
         .allocs(allocations(ours, |_| ()))
         .run()
 }

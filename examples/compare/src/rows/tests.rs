@@ -75,6 +75,7 @@ const PROMISED: &[(&str, &[&str])] = &[
     ),
     ("shard-router/plan-add-one/50", &["hashring"]),
     ("shard-router/layer/50", &["tower-steer"]),
+    ("shard-router/hot-keys/record", &["hash-only"]),
 ];
 
 #[test]
