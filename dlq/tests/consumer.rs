@@ -357,7 +357,7 @@ async fn suspects_run_with_nothing_beside_them() {
         () = log.until_len(20) => {}
         _ = world.consumer().run(forgotten, pending()) => unreachable!(),
     }
-    world.add_numbers(20..60).await;
+    world.add_numbers(20..220).await;
     let running = Arc::new(Mutex::new(Vec::<u32>::new()));
     let beside = Arc::new(AtomicUsize::new(0));
     let log = Log::new();
@@ -367,7 +367,8 @@ async fn suspects_run_with_nothing_beside_them() {
         async move {
             let number: u32 = text(&message).parse().unwrap();
             running.lock().unwrap().push(number);
-            tokio::task::yield_now().await;
+            // So long that others run when the suspects are found.
+            sleep(millis(8)).await;
             {
                 let mut running = running.lock().unwrap();
                 let suspects = running.iter().any(|&running| running < 20);
@@ -380,11 +381,12 @@ async fn suspects_run_with_nothing_beside_them() {
     });
     let totals = world
         .consumer()
-        .run(handler, log.until_len(60))
+        .concurrency(4)
+        .run(handler, log.until_len(220))
         .await
         .unwrap();
     // Or one more: the last read of the one that was dropped may have reached the server.
-    assert_eq!(totals.done, 60);
+    assert_eq!(totals.done, 220);
     assert!(totals.taken_over >= 20, "{totals:?}");
     assert_eq!(beside.load(SeqCst), 0);
 }
