@@ -32,10 +32,33 @@ pub(crate) struct Policy<C, K, M> {
     pub(crate) waits: Option<MakeWaits>,
 }
 
+/// When a call began, where that is known, and when it and its first attempt have to be over.
+pub(crate) struct Times {
+    pub(crate) started: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) attempt_end: Option<Instant>,
+}
+
 impl Settings {
+    /// Whether any limit counts from the start of a call.
+    #[inline]
+    pub(crate) const fn is_timed(&self) -> bool {
+        self.deadline.is_some() || self.attempt_timeout.is_some()
+    }
+
+    /// The times of a call that begins now, with the deadline that the request brings along.
+    pub(crate) fn times(&self, now: Instant, asked: Option<Instant>) -> Times {
+        let own = self.deadline.and_then(|limit| now.checked_add(limit));
+        let deadline = nearer(asked, own);
+        Times {
+            started: Some(now),
+            deadline,
+            attempt_end: self.attempt_end(Some(now), deadline),
+        }
+    }
+
     /// When an attempt that began at `start` has to be over, if ever: the nearer of the two limits. The
     /// start is known where there is an attempt timeout.
-    #[inline]
     pub(crate) fn attempt_end(
         &self,
         start: Option<Instant>,
@@ -49,7 +72,6 @@ impl Settings {
 }
 
 /// The earlier of two limits, either of which may be missing.
-#[inline]
 pub(crate) fn nearer(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

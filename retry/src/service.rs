@@ -14,7 +14,7 @@ use crate::{
     call::Call,
     future::State,
     held::Held,
-    policy::{Policy, Settings, nearer},
+    policy::{Policy, Settings, Times},
 };
 
 /// A service whose calls are repeated: see [`RetryLayer`](crate::RetryLayer).
@@ -72,14 +72,17 @@ where
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
         let settings = Held::new(&self.settings);
+        let asked = self.deadline_of.deadline(&request);
         // Without a limit of our own there is no need to know when the call began.
-        let timed = settings.deadline.is_some() || settings.attempt_timeout.is_some();
-        let started = timed.then(Instant::now);
-        let limit = started
-            .zip(settings.deadline)
-            .and_then(|(now, limit)| now.checked_add(limit));
-        let deadline = nearer(self.deadline_of.deadline(&request), limit);
-        let attempt_end = settings.attempt_end(started, deadline);
+        let times = if settings.is_timed() {
+            settings.times(Instant::now(), asked)
+        } else {
+            Times {
+                started: None,
+                deadline: asked,
+                attempt_end: asked,
+            }
+        };
         let budget = self.budget_by.pick(&request);
 
         let policy = self.policy.clone();
@@ -92,7 +95,7 @@ where
         };
         policy
             .stamp
-            .stamp(&mut request, Attempt::new(1, attempt_end));
+            .stamp(&mut request, Attempt::new(1, times.attempt_end));
         ResponseFuture {
             state: State::Attempting {
                 attempt: self.inner.call(request),
@@ -105,8 +108,8 @@ where
                 repeat,
                 attempts: 1,
                 armed: false,
-                started,
-                deadline,
+                started: times.started,
+                deadline: times.deadline,
                 trouble: None,
             },
         }
