@@ -11,6 +11,14 @@ use crate::telemetry::Telemetry;
 use crate::top::TopRefused;
 use crate::window::{Terms, Wait};
 
+/// Whether what is found out about a request is news.
+#[derive(Clone, Copy)]
+enum Tell {
+    All,
+    /// It was told when the request came.
+    Nothing,
+}
+
 /// The store with the rules: what all clones of a service share.
 pub struct Limiter<St: Store, Rs> {
     store: St,
@@ -51,32 +59,36 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     where
         Rs: Apply<Req>,
     {
-        let charges = self.charges(request)?;
+        let mut charges = Charges::new();
+        self.charge_all(request, Tell::All, &mut charges)?;
         if charges.is_empty() {
             return Ok(Verdict::Now(Decision::empty()));
         }
         Ok(self.store.decide(&charges))
     }
 
+    /// What the request asks of each rule, into a place that the caller has, as it is large.
     #[inline]
-    fn charges<'a, Req>(
+    fn charge_all<'a, Req>(
         &'a self,
         request: &'a Req,
-    ) -> Result<Charges<'a, St::Scope>, RateLimitError>
+        tell: Tell,
+        charges: &mut Charges<'a, St::Scope>,
+    ) -> Result<(), RateLimitError>
     where
         Rs: Apply<Req>,
     {
-        let mut charges = Charges::new();
         self.rules.apply(request, &mut |number, ask| {
             let policy = ask.policy;
             let terms = match ask.plan {
                 Plan::Regular => policy.terms(),
                 Plan::Quota(quota) => Terms::new(quota, policy.version()),
                 Plan::Unlimited => return Ok(()),
-                Plan::Denied => return self.denied(number, policy),
+                Plan::Denied => return self.denied(number, policy, tell),
             };
             if ask.cost > terms.limit() {
-                return self.cost_above_limit(number, policy, ask.cost, terms.limit());
+                let (cost, limit) = (ask.cost, terms.limit());
+                return self.cost_above_limit(number, policy, cost, limit, tell);
             }
             charges.push(Charge {
                 number: number as u8,
@@ -87,8 +99,7 @@ impl<St: Store, Rs> Limiter<St, Rs> {
                 terms,
             });
             Ok(())
-        })?;
-        Ok(charges)
+        })
     }
 
     /// What a decision about this request has charged, to be given back.
@@ -97,7 +108,8 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         Rs: Apply<Req>,
         St: Operate,
     {
-        let charges = self.charges(request).ok()?;
+        let mut charges = Charges::new();
+        self.charge_all(request, Tell::Nothing, &mut charges).ok()?;
         Some(self.store.receipt(&charges, decision))
     }
 
@@ -121,8 +133,10 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     }
 
     #[cold]
-    fn denied(&self, number: usize, policy: &Policy) -> Result<(), RateLimitError> {
-        self.telemetry.denied(number, policy);
+    fn denied(&self, number: usize, policy: &Policy, tell: Tell) -> Result<(), RateLimitError> {
+        if let Tell::All = tell {
+            self.telemetry.denied(number, policy);
+        }
         if policy.is_shadow() {
             return Ok(());
         }
@@ -137,13 +151,16 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         policy: &Policy,
         cost: u32,
         limit: u32,
+        tell: Tell,
     ) -> Result<(), RateLimitError> {
         let error = CostAboveLimit {
             rule: policy.shared_name(),
             cost,
             limit,
         };
-        self.telemetry.cost_above_limit(number, policy, &error);
+        if let Tell::All = tell {
+            self.telemetry.cost_above_limit(number, policy, &error);
+        }
         if policy.is_shadow() {
             return Ok(());
         }
@@ -175,9 +192,16 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     where
         Rs: Apply<Req>,
     {
-        let (Some(top), Ok(charges)) = (&self.top, self.charges(request)) else {
+        let Some(top) = &self.top else {
             return;
         };
+        let mut charges = Charges::new();
+        if self
+            .charge_all(request, Tell::Nothing, &mut charges)
+            .is_err()
+        {
+            return;
+        }
         for charge in charges.iter() {
             let number = usize::from(charge.number);
             let mut outcomes = decision.iter();

@@ -80,7 +80,8 @@ impl<St: Store, Rs, M> RateLimitLayer<St, Rs, M> {
 
 impl<St, Rs, M, F> RateLimitLayer<St, Rs, M, RefundIf<F>> {
     /// Gives back what a call was charged that is dropped before it has an answer, too: as when its client
-    /// went away. Only for work that ends with the call; who counts what was begun leaves it.
+    /// went away. Only for work that ends with the call; who counts what was begun leaves it. A call that is
+    /// dropped while a store far away decides has no receipt yet, so its charge stays.
     pub fn refund_dropped(mut self) -> Self {
         self.refunds.dropped = true;
         self

@@ -183,6 +183,35 @@ fn who_waits_is_counted_once() {
     assert_eq!(told.len(), 2);
 }
 
+// The rules are asked again for the receipt, and for whom a refusal hit; that is no second request.
+#[test]
+fn what_is_asked_again_is_not_told_again() {
+    let (counted, _) = observed(async || {
+        let top = seawall_ratelimit::TopRefused::new(10);
+        let layer = RateLimitLayer::new(MemoryStore::with_capacity(10))
+            .rule(Rule::new("all", Quota::per_minute(1)))
+            .rule(
+                Rule::new("costly", Quota::per_minute(1))
+                    .cost(|(): &()| 2)
+                    .shadow(),
+            )
+            .top_refused(&top)
+            .refund_if(|answer: &Result<(), BoxError>| answer.is_err());
+        let mut service = layer.layer(service_fn(async |(): ()| Ok::<_, BoxError>(())));
+        service.ready().await.unwrap().call(()).await.unwrap();
+        service.ready().await.unwrap().call(()).await.unwrap_err();
+        assert_eq!(top.list().len(), 1);
+    });
+    expect(
+        &counted,
+        &[
+            ("rule=all outcome=allowed", 1),
+            ("rule=all outcome=refused", 1),
+            ("rule=costly outcome=shadow", 2),
+        ],
+    );
+}
+
 /// Lets everything pass, since its counters are out of reach.
 #[derive(Clone)]
 struct Degraded;

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use seawall_ratelimit::{
-    Apply, BoxError, MemoryStore, Quota, RateLimitError, RateLimitLayer, Rule, Waiting,
+    Apply, BoxError, Charges, Decision, MemoryScope, MemoryStore, Policy, Quota, RateLimitError,
+    RateLimitLayer, Rule, Store, StoreError, Verdict, Waiting,
 };
 use test_support::drop_at_every_poll;
 use tokio::time::{Instant, advance};
@@ -166,4 +170,55 @@ async fn a_cost_above_the_limit_is_not_waited_for() {
         RateLimitError::find(&error),
         Some(RateLimitError::CostAboveLimit(_))
     ));
+}
+
+/// The store in memory, as if it were far away.
+#[derive(Clone, Debug)]
+struct Far(MemoryStore);
+
+impl Store for Far {
+    type Scope = MemoryScope;
+    type Deciding = Pin<Box<dyn Future<Output = Result<Decision, StoreError>>>>;
+
+    fn scope(&self, policy: &Policy) -> MemoryScope {
+        self.0.scope(policy)
+    }
+
+    fn decide(&self, charges: &Charges<'_, MemoryScope>) -> Verdict<Self::Deciding> {
+        let Verdict::Now(decision) = self.0.decide(charges) else {
+            panic!("memory decides at once");
+        };
+        let mut polls = 2;
+        Verdict::Later(Box::pin(poll_fn(move |cx| {
+            if polls == 0 {
+                return Poll::Ready(Ok(decision));
+            }
+            polls -= 1;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_takes_its_time_is_asked_again_after_the_wait() {
+    let layer = RateLimitLayer::new(Far(MemoryStore::with_capacity(100)))
+        .rule(Rule::new("all", Quota::per_second(1)))
+        .wait_up_to(PATIENCE);
+    let (inner, mut handle) = mock::pair::<u64, u64>();
+    let mut service = layer.layer(inner);
+    let start = Instant::now();
+    for n in 0..3_u32 {
+        handle.allow(0);
+        let mut call = task::spawn(service.ready().await.unwrap().call(u64::from(n)));
+        // Neither while it decides nor while it waits is the service asked whether it is ready.
+        assert_pending!(call.poll());
+        handle.allow(1);
+        let answer = async {
+            assert_request_eq!(handle, u64::from(n)).send_response(7);
+        };
+        let (answered, ()) = tokio::join!(call, answer);
+        assert_eq!(answered.unwrap(), 7);
+        assert!(start.elapsed() >= Duration::from_micros(1_062_500) * n);
+    }
 }
