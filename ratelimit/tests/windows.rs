@@ -477,3 +477,24 @@ fn gcra_as_governor() {
     assert!(refused > 10_000 && refused < 290_000, "{refused}");
     assert_eq!(differ, 0);
 }
+
+/// Of a flood, even the largest quota admits what it says.
+#[test]
+fn the_largest_quotas_are_not_rounded_away() {
+    let terms = Terms::new(Quota::per_second(u32::MAX), 0);
+    let mut bucket = Gcra::new(terms);
+    bucket.charge(0, u32::MAX);
+    let after = bucket.decide(1_000_000, 0).remaining();
+    assert!(after > u32::MAX - u32::MAX / 100, "{after}");
+    let longest = Terms::new(Quota::new(u32::MAX, Duration::from_secs(3_660 * 86_400)), 0);
+    let now = 1 << 50;
+    let mut counter = SlidingCounter::new(longest);
+    counter.charge(now, u32::MAX);
+    assert!(!counter.decide(now, 1).passes());
+    let mut bucket = Gcra::new(longest);
+    bucket.charge(now, u32::MAX);
+    assert!(!bucket.decide(now, 1).passes());
+    let mut log = SlidingLog::new(longest);
+    log.charge(now, u32::MAX);
+    assert!(!log.decide(now, 1).passes());
+}

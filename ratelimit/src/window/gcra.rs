@@ -1,7 +1,9 @@
 use super::kind::Renewal;
 use super::{BUCKETS, Outcome, Terms, Wait, narrow};
 
-const NANOS: u64 = 1_000;
+/// Femtoseconds to a microsecond: so fine that what rounding takes from a quota is not to be noticed, even of
+/// one of billions a second.
+const FINE: u128 = 1_000_000_000;
 
 /// The generic cell rate algorithm: a bucket of L tokens that fills evenly, one for each L-th part of the window.
 ///
@@ -20,7 +22,7 @@ const NANOS: u64 = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gcra {
     terms: Terms,
-    /// When all tokens are there again, in nanoseconds: a token of a usual quota is no whole number of
+    /// When all tokens are there again, in femtoseconds: a token of a usual quota is no whole number of
     /// microseconds.
     full_at: u128,
 }
@@ -41,7 +43,7 @@ impl Gcra {
     /// Tokens that are not there at this moment, those in part too.
     #[must_use]
     pub fn used(&self, now: u64) -> u64 {
-        let missing = self.full_at.saturating_sub(nanos(now));
+        let missing = self.full_at.saturating_sub(fine(now));
         u64::try_from(missing.div_ceil(self.token())).unwrap_or(u64::MAX)
     }
 
@@ -61,7 +63,7 @@ impl Gcra {
             }
             Renewal::Take { newer } => {
                 self.terms = terms;
-                self.full_at = nanos(now) + u128::from(used) * self.token();
+                self.full_at = fine(now) + u128::from(used) * self.token();
                 newer
             }
         }
@@ -70,7 +72,7 @@ impl Gcra {
     /// What a request of this cost would be told now. Changes nothing.
     #[must_use]
     pub fn decide(&self, now: u64, cost: u32) -> Outcome {
-        let at = nanos(now);
+        let at = fine(now);
         let full_at = self.full_at.max(at);
         let limit = self.terms.limit;
         let capacity = u128::from(limit) * self.token();
@@ -93,7 +95,7 @@ impl Gcra {
     /// Takes so many tokens at this moment, whether they are there or not.
     pub fn charge(&mut self, now: u64, cost: u32) {
         if cost > 0 {
-            self.full_at = self.full_at.max(nanos(now)) + u128::from(cost) * self.token();
+            self.full_at = self.full_at.max(fine(now)) + u128::from(cost) * self.token();
         }
     }
 
@@ -114,15 +116,15 @@ impl Gcra {
 
     /// How long a token takes to come, rounded up.
     const fn token(&self) -> u128 {
-        let window = self.terms.width as u128 * BUCKETS as u128 * NANOS as u128;
+        let window = self.terms.width as u128 * BUCKETS as u128 * FINE;
         window.div_ceil(self.terms.limit as u128)
     }
 }
 
-fn nanos(micros: u64) -> u128 {
-    u128::from(micros) * u128::from(NANOS)
+fn fine(micros: u64) -> u128 {
+    u128::from(micros) * FINE
 }
 
-fn micros(nanos: u128) -> u64 {
-    u64::try_from(nanos.div_ceil(u128::from(NANOS))).unwrap_or(u64::MAX)
+fn micros(fine: u128) -> u64 {
+    u64::try_from(fine.div_ceil(FINE)).unwrap_or(u64::MAX)
 }
