@@ -131,4 +131,10 @@ pub(super) const CLAIMS: &[Claim] = &[
         "a_key_that_waits_for_five_minutes_holds_back_nobody_else",
     )
     .in_file("consumer"),
+    Claim::compare(
+        "dlq/layer-allocations",
+        "a request that does not die costs no allocation",
+        Equals(0.0),
+        ("dlq/layer/1t", "bare", "allocs"),
+    ),
 ];
