@@ -41,19 +41,50 @@
 //! # Ok::<(), seawall_shard_router::ConfigError>(())
 //! ```
 //!
-//! A plan moves no data. Whoever moves it puts the new topology in force on the
-//! [`TopologyHandle`], and the shards themselves must refuse what they no longer own: two routers
-//! can be one epoch apart for a moment.
+//! Why slots: with N equal shards each holds `16,384 / N` of them, rounded down or up, so the
+//! fullest holds at most `1 + N / 16,384` times the mean: 0.1% more at 50 shards, where a ring of 100
+//! points for each has 20% more, and jump or rendezvous hashing about 1% by chance. An owner is two
+//! bytes, the whole assignment 32 KiB; finding a key's shard is one hash and one look. Where
+//! something else decides where keys lie, there are other [placements](placement).
 //!
 //! # One shard's trouble
 //! The router is always ready. Each endpoint has its own bounded queue, its own concurrency, and a
-//! time after which a request that cannot be handed over fails: a [`Bulkhead`]. All of it is
-//! refused with a [`RouteError`], which means that the shard never saw the request.
+//! time after which a request that cannot be handed over fails: a [`Bulkhead`]. One that keeps
+//! failing is left alone for a while, if you ask for [`Ejection`]: what comes for it is refused at
+//! once, or [held](ShardRouter::hold) while its primary fails over. All of it is refused with a
+//! [`RouteError`], which means that the shard never saw the request.
+//!
+//! # A topology that changes
+//! A [`TopologyHandle`] puts newer ones in force, from wherever they come: a call, a
+//! [file, a closure, a channel](reload). Two routers can be an epoch apart for a moment, so **the
+//! shards themselves refuse** what they do not own, by [`Holdings`]; a router that gets such a
+//! [`Refusal`] fetches the newest topology, once for all who were refused: [`Refresh`].
+//!
+//! # Growing, step by step
+//! A plan moves no data. [`Reshard`] does, through a [`Mover`] that you write for your kind of shard:
+//! 1. Start the new shard, empty. Make the plan (`topology.with_shard(..)?.plan_from(&topology)`)
+//!    and read it; [`Progress::dry_run`] lists the steps.
+//! 2. [`Reshard::begin`], then [`Reshard::run`]: copy, catch up, compare; plain reads switch; writes of
+//!    the moving slots are frozen for the length of the last catch-up; writes switch; the old owners
+//!    follow the new ones.
+//! 3. Now it is [reversible](Stage::Reversible). Look at it for as long as you like.
+//!    [`Reshard::roll_back`] takes all of it back, without losing what was written meanwhile.
+//! 4. [`Reshard::finish`]: the old owners let go of what has moved.
+//!
+//! Whatever is killed in between, [`Reshard::resume`] goes on from the journal. The steps of all
+//! moves of one plan go together; to move less at once, make several plans.
+//!
+//! # Hot keys
+//! A key that everyone asks for lies on one shard, however well the others are spread. [`HotKeys`]
+//! finds such keys; a [`CoalesceLayer`] around the router lets identical reads share one call; plain
+//! reads spread over all replicas of the shard by themselves; and a slot can be moved to a shard of
+//! its own. For questions to all shards there is [`ShardRouter::scatter`].
 //!
 //! # Features
 //! None is on by default.
 //! - `serde`: topologies and plans as data.
-//! - `tracing`: an event for each topology that is followed (info) and each refusal (debug).
+//! - `tracing`: an event for each topology that is followed (info), each refusal (debug), each
+//!   ejection (warn), each step of a move and each key that becomes hot (info).
 //! - `metrics`, for which a recorder is to be installed before the router is made:
 //!
 //! | name | kind | labels |
@@ -61,7 +92,12 @@
 //! | `seawall_shard_router_requests_total` | counter | `shard`, `role`, `outcome` |
 //! | `seawall_shard_router_in_flight` | gauge: sent there and not ended | `shard`, `role` |
 //! | `seawall_shard_router_queued` | gauge: of those, in the queue | `shard`, `role` |
+//! | `seawall_shard_router_call_seconds` | histogram: from the call to its end | `shard`, `role` |
+//! | `seawall_shard_router_ejected` | gauge: endpoints that are left alone | `shard`, `role` |
+//! | `seawall_shard_router_ejections_total` | counter | `shard`, `role` |
+//! | `seawall_shard_router_lag` | gauge: positions behind the primary, as reported | `shard`, `replica` |
 //! | `seawall_shard_router_overloaded_total` | counter: refused by the cap | |
+//! | `seawall_shard_router_hot_keys_total` | counter: keys that became hot, by thread and window | |
 //! | `seawall_shard_router_epoch` | gauge | |
 //! | `seawall_shard_router_slots` | gauge | `shard` |
 //!

@@ -33,7 +33,7 @@ impl Source for watch::Receiver<Topology> {
     }
 }
 
-/// A closure that is asked every so often: see [`every`].
+/// A closure that is asked every so often: see [`every()`].
 #[derive(Debug)]
 pub struct Every<F> {
     period: Duration,
@@ -62,7 +62,7 @@ where
     }
 }
 
-/// A file that is read every so often: see [`file`].
+/// A file that is read every so often: see [`file()`].
 #[derive(Debug)]
 pub struct File<P> {
     path: PathBuf,

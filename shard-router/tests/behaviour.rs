@@ -492,3 +492,57 @@ async fn an_update_every_ten_milliseconds_under_load_drops_nothing() {
     );
     assert_idle(&router);
 }
+
+/// Slots are moving: plain reads go to their next owner already, writes do not, and neither do
+/// reads by token, which must see what was written a moment ago.
+#[tokio::test]
+async fn reads_by_token_stay_with_the_writer_until_writes_have_switched() {
+    let backends = Backends::default();
+    let topology = Topology::slots([Shard::new("a").primary("a").replica("a0")]).unwrap();
+    let next = topology.with_shard(Shard::new("b").primary("b").replica("b0"));
+    let plan = next.unwrap().plan_from(&topology);
+    let moving = plan.moves()[0].slots().next().unwrap().get();
+    let mut router = router(topology.clone(), &backends, Bulkhead::default());
+    let handle = router.topology().clone();
+    handle
+        .update(topology.reading_ahead(&plan).unwrap())
+        .unwrap();
+    let token = Request {
+        access: Access::ReadYourWrites(Position(0)),
+        ..read(moving)
+    };
+    assert_eq!(served_by(&mut router, read(moving)).await, "b0");
+    assert_eq!(served_by(&mut router, write(moving)).await, "a");
+    assert_eq!(served_by(&mut router, token).await, "a0");
+    let after = topology.apply(&plan).unwrap().at_epoch(3).unwrap();
+    handle.update(after).unwrap();
+    assert_eq!(served_by(&mut router, write(moving)).await, "b");
+    assert_eq!(served_by(&mut router, token).await, "b0");
+}
+
+#[tokio::test]
+async fn a_placement_names_shards_and_those_it_may_not_name_are_refused() {
+    use seawall_shard_router::{ShardId, ShardRouter, Unplaced};
+    let backends = Backends::default();
+    let services = backends.clone();
+    let mut router = ShardRouter::new(two_shards(), move |endpoint: &Endpoint| {
+        services.service(endpoint)
+    })
+    .placed_by(|request: &Request| match request.slot.get() {
+        0 => Ok(ShardId::from("b")),
+        1 => Ok(ShardId::from("z")),
+        _ => Err(Unplaced::NoRegion {
+            region: "mars".into(),
+        }),
+    });
+    assert_eq!(router.call(write(0)).await.unwrap().address(), "b");
+    let unknown = RouteError::UnknownShard { shard: "z".into() };
+    assert_eq!(refusal(router.call(write(1)).await), unknown);
+    let nowhere = refusal(router.call(write(2)).await);
+    assert_eq!(nowhere.to_string(), "there is no region \"mars\"");
+    assert!(matches!(
+        nowhere,
+        RouteError::Unplaced(Unplaced::NoRegion { .. })
+    ));
+    assert_eq!(backends.served("a"), 0);
+}

@@ -12,7 +12,7 @@ use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString,
     Unit,
 };
-use seawall_shard_router::{Bulkhead, Shard, Topology};
+use seawall_shard_router::{Bulkhead, Ejection, HotKeys, Position, Shard, Topology};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::Service;
 
@@ -156,4 +156,52 @@ async fn it_tells_rates_loads_and_errors_of_each_shard() {
         let gauge = name.starts_with("in_flight") || name.starts_with("queued");
         assert!(!gauge || *value == 0.0, "{name} is {value}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_tells_of_ejections_lag_and_hot_keys() {
+    let values = Values::default();
+    let _recording = metrics::set_default_local_recorder(&values);
+    let backends = Backends::default();
+    let topology = Topology::slots([Shard::new("a").replica("a0")]).unwrap();
+    let mut router = router(topology, &backends, Bulkhead::default()).ejection(Ejection::after(2));
+    backends.set_ready("a", Err("down"));
+    for _ in 0..2 {
+        router.call(write(0)).await.unwrap_err();
+    }
+    assert_eq!(values.get("ejected shard=a role=primary"), 1.0);
+    assert_eq!(values.get("ejections_total shard=a role=primary"), 1.0);
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    backends.set_ready("a", Ok(true));
+    router.call(write(0)).await.unwrap();
+    assert_eq!(values.get("ejected shard=a role=primary"), 0.0);
+
+    let loads = router.loads();
+    router.report(&loads[0].endpoint, Position(100));
+    router.report(&loads[1].endpoint, Position(93));
+    assert_eq!(values.get("lag shard=a replica=0"), 7.0);
+
+    let hot = HotKeys::above(0.01).unwrap();
+    for _ in 0..200 {
+        hot.record(&7_u64.into());
+    }
+    assert_eq!(values.get("hot_keys_total"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejected_endpoint_that_leaves_is_counted_no_more() {
+    let values = Values::default();
+    let _recording = metrics::set_default_local_recorder(&values);
+    let backends = Backends::default();
+    let topology = Topology::slots(["a", "b"]).unwrap();
+    let mut router =
+        router(topology.clone(), &backends, Bulkhead::default()).ejection(Ejection::after(1));
+    for (shard, slot) in [("a", 0), ("b", 16_383)] {
+        backends.set_ready(shard, Err("down"));
+        router.call(write(slot)).await.unwrap_err();
+    }
+    assert_eq!(values.get("ejected shard=a role=primary"), 1.0);
+    let next = topology.without_shard("a").unwrap();
+    router.topology().update(next).unwrap();
+    assert_eq!(values.get("ejected shard=a role=primary"), 0.0);
 }

@@ -6,7 +6,7 @@
 //!
 //! | placement | take it when | balance | adding one of N | cost of a lookup |
 //! | --- | --- | --- | --- | --- |
-//! | slots ([`Topology`](crate::Topology)) | nothing says otherwise | within one slot | 1/(N+1), chosen | a hash, one look |
+//! | slots ([`Topology`]) | nothing says otherwise | within one slot | 1/(N+1), chosen | a hash, one look |
 //! | [`KeyedSlots`] | keys come from people you do not trust | the same | the same | a SipHash, one look |
 //! | [`RedisSlots`] | the shards are a Redis Cluster | as assigned there | as assigned there | a CRC16, one look |
 //! | [`Rendezvous`] | members differ in weight and no state is to be kept | ±1% or so | 1/(N+1) | one mix for each member |
