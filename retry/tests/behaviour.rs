@@ -342,6 +342,21 @@ async fn the_attempt_timeout_cuts_each_attempt_and_leaves_the_waits_alone() {
     );
 }
 
+/// Nothing is sent that nobody waits for any more.
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_noticed_only_after_the_deadline_is_not_followed_by_an_attempt() {
+    let (inner, times) = failing();
+    let mut service = RetryLayer::new(backoff(3))
+        .deadline(seconds(2))
+        .layer(inner);
+    let mut late = tokio_test::task::spawn(call(&mut service, 0));
+    tokio_test::assert_pending!(late.poll());
+    tokio::time::advance(seconds(5)).await;
+    let error = tokio_test::assert_ready!(late.poll()).unwrap_err();
+    assert_eq!(why(&error), (1, Stopped::Deadline));
+    assert_eq!(*times.lock().unwrap(), [0]);
+}
+
 /// The end of an attempt that never had to wait is not that of the next one.
 #[tokio::test(start_paused = true)]
 async fn the_attempt_timeout_counts_from_the_start_of_each_attempt() {
