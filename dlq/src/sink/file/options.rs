@@ -18,7 +18,7 @@ use super::{
     index::Index,
     recover::{Recovered, recover},
     rewrite::{beside, build, sync_directory},
-    writer::{Shared, Writer},
+    writer::{Lock, Shared, Writer},
 };
 use crate::{ConfigError, error::in_code, telemetry};
 
@@ -122,11 +122,11 @@ impl FileOptions {
             .create(true)
             .truncate(false)
             .open(beside(&path, "lock"))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+        let lock = match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Lock(lock),
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse),
             Err(error) => return Err(OpenError::Io(error.into())),
-        }
+        };
         let file = match File::options().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -63,6 +64,18 @@ impl Shared {
     }
 }
 
+/// A locked file. It is unlocked by name and not by closing: a child that another thread is just
+/// starting holds a copy of every descriptor until it executes its program, and a lock with it.
+#[derive(Debug)]
+pub(super) struct Lock(pub(super) File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It fails only for what is not locked.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) path: PathBuf,
@@ -72,7 +85,7 @@ pub(super) struct Writer {
     pub(super) max_letters: usize,
     pub(super) rewrite_over: u64,
     /// Held until the writer ends, so that the file is never open twice.
-    pub(super) _lock: File,
+    pub(super) _lock: Lock,
     /// After a failed sync nobody knows what is on disk: nothing is written any more.
     pub(super) failed: Option<Arc<io::Error>>,
 }
