@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
 mod script;
+mod strict;
 
-use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -12,11 +12,8 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use redis::aio::MultiplexedConnection;
 use seawall_ratelimit::window::{Outcome, Terms, Wait};
-use seawall_ratelimit::{
-    ClientIp, Decision, Key, MemoryStore, Quota, RateLimitError, RateLimitLayer, RedisStore, Rule,
-    Verdict,
-};
-use seawall_redis::{Client, Shared};
+use seawall_ratelimit::{ClientIp, Key, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule};
+use seawall_redis::{BreakerState, Client, Shared};
 use test_support::{Redis, count_allocations};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance};
@@ -26,144 +23,9 @@ fn figure(claim: &str, value: impl std::fmt::Display) {
     println!("figure ratelimit/{claim}: {value}");
 }
 
-/// What one key was admitted under one rule, as far back as a window reaches.
-#[derive(Default)]
-struct Log {
-    admitted: VecDeque<(u64, u64)>,
-    held: u64,
-}
-
-impl Log {
-    /// Whether the window that ends with this one holds more than the limit.
-    fn breaks(&mut self, now: u64, cost: u64, quota: Quota) -> bool {
-        let window = quota.window().as_micros() as u64;
-        while let Some((moment, old)) = self.admitted.front().copied() {
-            if moment + window > now {
-                break;
-            }
-            self.held -= old;
-            self.admitted.pop_front();
-        }
-        self.admitted.push_back((now, cost));
-        self.held += cost;
-        self.held > u64::from(quota.limit())
-    }
-}
-
-fn now_of<F>(verdict: Result<Verdict<F>, RateLimitError>) -> Decision {
-    match verdict {
-        Ok(Verdict::Now(decision)) => decision,
-        _ => panic!("memory decides at once"),
-    }
-}
-
-/// Random steps of paused time, keys, costs and a table that is far too small for them.
-async fn one_thread(operations: u32) -> u64 {
-    struct Ask {
-        key: u64,
-        cost: u32,
-    }
-    let own = Quota::new(12, Duration::from_millis(320));
-    let group = Quota::new(40, Duration::from_millis(977));
-    let limits = RateLimitLayer::new(MemoryStore::with_capacity(64))
-        .rule(
-            Rule::new("own", own)
-                .key(|ask: &Ask| ask.key.into())
-                .cost(|ask: &Ask| ask.cost),
-        )
-        .rule(Rule::new("group", group).key(|ask: &Ask| (ask.key % 7).into()))
-        .checker();
-    let mut random = fastrand::Rng::with_seed(1);
-    let mut logs: HashMap<(bool, u64), Log> = HashMap::new();
-    let start = Instant::now();
-    let mut violations = 0;
-    for _ in 0..operations {
-        if random.u8(0..4) == 0 {
-            let step = match random.u8(0..20) {
-                0 => random.u64(0..1_200_000),
-                1..5 => random.u64(0..60_000),
-                _ => random.u64(0..2_000),
-            };
-            advance(Duration::from_micros(step)).await;
-        }
-        // Some hot keys, and a crowd that evicts them.
-        let key = if random.bool() {
-            random.u64(0..5)
-        } else {
-            random.u64(0..2_000)
-        };
-        let ask = Ask {
-            key,
-            cost: random.u32(1..5),
-        };
-        if now_of(limits.decide(&ask)).passes() {
-            let now = start.elapsed().as_micros() as u64;
-            let log = logs.entry((true, key)).or_default();
-            violations += u64::from(log.breaks(now, ask.cost.into(), own));
-            let log = logs.entry((false, key % 7)).or_default();
-            violations += u64::from(log.breaks(now, 1, group));
-        }
-    }
-    violations
-}
-
-/// Admissions that lie in one window for certain: each was decided between its two moments.
-fn broken_windows(mut admitted: Vec<(Instant, Instant)>, quota: Quota) -> u64 {
-    admitted.sort();
-    let mut broken = 0;
-    for (n, (start, _)) in admitted.iter().enumerate() {
-        let end = *start + quota.window();
-        let later = admitted[n..].iter().take_while(|(from, _)| *from < end);
-        let inside = later.filter(|(_, to)| *to < end).count();
-        broken += u64::from(inside > quota.limit() as usize);
-    }
-    broken
-}
-
-fn many_threads(operations: u64) -> u64 {
-    let quota = Quota::new(50, Duration::from_millis(8));
-    let limits = RateLimitLayer::new(MemoryStore::with_capacity(16))
-        .rule(Rule::new("key", quota).key(|key: &u64| (*key).into()))
-        .checker();
-    const THREADS: u64 = 4;
-    let admitted: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|thread| {
-                let limits = limits.clone();
-                scope.spawn(move || {
-                    let mut random = fastrand::Rng::with_seed(thread);
-                    let mut admitted = Vec::new();
-                    for _ in 0..operations / THREADS {
-                        let key = random.u64(0..3);
-                        let before = Instant::now();
-                        if now_of(limits.decide(&key)).passes() {
-                            admitted.push((key, before, Instant::now()));
-                        }
-                    }
-                    admitted
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| thread.join().unwrap())
-            .collect()
-    });
-    let of_key = |key| {
-        let mine = admitted.iter().filter(|(other, ..)| *other == key);
-        mine.map(|(_, from, to)| (*from, *to)).collect()
-    };
-    (0..3).map(|key| broken_windows(of_key(key), quota)).sum()
-}
-
 #[test]
 fn strict_memory() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let violations = runtime.block_on(one_thread(800_000)) + many_threads(400_000);
+    let violations = strict::memory(400_000, 200_000);
     figure("strict-memory", violations);
     assert_eq!(violations, 0);
 }
@@ -209,7 +71,9 @@ async fn strict_redis() {
         let mine = admitted.iter().filter(|(other, ..)| *other == key);
         mine.map(|(_, from, to)| (*from, *to)).collect()
     };
-    let violations: u64 = (0..2).map(|key| broken_windows(of_key(key), quota)).sum();
+    let violations: u64 = (0..2)
+        .map(|key| strict::broken_windows(of_key(key), quota))
+        .sum();
     figure("strict-redis", violations);
     assert_eq!(violations, 0);
 }
@@ -294,7 +158,7 @@ async fn same_decisions() {
             keys: [random.u64(0..6), random.u64(0..3)],
             costs: [random.u32(0..4), random.u32(0..4)],
         };
-        let here = now_of(limits.decide(&ask));
+        let here = strict::now_of(limits.decide(&ask));
         let now = start.elapsed().as_micros() as u64;
         let there = script_at(&mut connection, now, ask.keys, ask.costs, quotas);
         let here_all: Vec<_> = here.iter().map(|(_, outcome)| outcome).collect();
@@ -403,4 +267,55 @@ async fn spoofed_forwarded_for() {
     }
     figure("spoofed-forwarded-for", admitted);
     assert_eq!(admitted, 1);
+}
+
+// Figures, and no assertion about time: the bars are held to by `cargo xtask prove`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_redis() {
+    let deadline = Duration::from_millis(250);
+    let server = Redis::start().await;
+    let client = Client::shared(connect(&server).await).deadline(deadline);
+    let store = RedisStore::from(client.clone());
+    let limits = RateLimitLayer::new(store)
+        .rule(Rule::new("key", Quota::per_hour(1_000_000)).key(|key: &u64| (*key).into()))
+        .checker();
+    limits.check(&0).await.unwrap();
+
+    server.pause();
+    let mut longest = Duration::ZERO;
+    // Until the breaker opens.
+    while !matches!(client.state(), BreakerState::Open { .. }) {
+        let mut tasks = JoinSet::new();
+        for key in 0..64 {
+            let limits = limits.clone();
+            tasks.spawn(async move {
+                let asked = Instant::now();
+                limits.check(&key).await.unwrap_err();
+                asked.elapsed()
+            });
+        }
+        longest = longest.max(tasks.join_all().await.into_iter().max().unwrap());
+    }
+    let beyond = longest.saturating_sub(deadline).as_secs_f64() * 1e3;
+    figure("frozen-ms-beyond-deadline", format!("{beyond:.1}"));
+
+    let mut open = Vec::new();
+    for key in 0..200 {
+        let asked = Instant::now();
+        let refused = limits.check(&key).await.is_err();
+        if refused && matches!(client.state(), BreakerState::Open { .. }) {
+            open.push(asked.elapsed());
+        }
+    }
+    open.sort();
+    let median = open[open.len() / 2].as_secs_f64() * 1e3;
+    figure("open-breaker-ms", format!("{median:.3}"));
+
+    server.resume();
+    let resumed = Instant::now();
+    while limits.check(&0).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let recovered = resumed.elapsed().as_secs_f64();
+    figure("recovers-in-s", format!("{recovered:.2}"));
 }

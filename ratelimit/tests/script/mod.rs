@@ -1,5 +1,7 @@
 //! The script as the store sends it, at a moment of our own.
 
+#![allow(dead_code, reason = "not each file of tests uses all of it")]
+
 /// What one rule is asked, and by whom.
 pub(crate) struct Rule<'a> {
     pub(crate) key: &'a str,
@@ -12,6 +14,16 @@ pub(crate) struct Rule<'a> {
 /// One request under all the rules, the short way if there is one way of two; for each rule limit,
 /// remaining, reset and wait (-1 for never).
 pub(crate) fn call(now: u64, rules: &[Rule<'_>], short: bool) -> redis::Cmd {
+    numbered(now, None, rules, short)
+}
+
+/// The same as the batch of this number in its lane.
+pub(crate) fn numbered(
+    now: u64,
+    number: Option<u64>,
+    rules: &[Rule<'_>],
+    short: bool,
+) -> redis::Cmd {
     let mut terms = Vec::new();
     let mut group = Vec::new();
     let mut item = Vec::new();
@@ -45,7 +57,13 @@ pub(crate) fn call(now: u64, rules: &[Rule<'_>], short: bool) -> redis::Cmd {
     for rule in rules {
         cmd.arg(rule.key);
     }
-    cmd.arg(now).arg("").arg(terms).arg("").arg(group).arg(item);
+    let number = number.map(|number| number.to_string()).unwrap_or_default();
+    cmd.arg(now)
+        .arg(number)
+        .arg(terms)
+        .arg("")
+        .arg(group)
+        .arg(item);
     cmd
 }
 

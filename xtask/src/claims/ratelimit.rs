@@ -1,5 +1,5 @@
 use super::Claim;
-use crate::prove::Bar::Equals;
+use crate::prove::Bar::{AtLeast, AtMost, Equals};
 
 pub(super) const CLAIMS: &[Claim] = &[
     Claim::test(
@@ -65,4 +65,101 @@ pub(super) const CLAIMS: &[Claim] = &[
         Equals(3.0),
     )
     .long(),
+    Claim::test(
+        "ratelimit/strict-processes",
+        "never more than the limit in eight processes with leases, two more killed, scripts flushed",
+        Equals(0.0),
+        "strict_in_eight_processes",
+    )
+    .in_file("processes"),
+    Claim::test(
+        "ratelimit/strict-memory-10m",
+        "no window over the limit in 10 million random requests in memory",
+        Equals(0.0),
+        "strict_memory_for_long",
+    )
+    .in_file("claims_long")
+    .long(),
+    Claim::test(
+        "ratelimit/strict-processes-10m",
+        "the same of 10 million requests in eight processes on Redis, with leases",
+        Equals(0.0),
+        "strict_in_eight_processes_for_long",
+    )
+    .in_file("claims_long")
+    .long(),
+    Claim::test(
+        "ratelimit/memory-of-10m-keys",
+        "10 million keys in a store for a million: its memory after all of them, by that after 4 million",
+        AtMost(1.02),
+        "memory_stays_flat",
+    )
+    .in_file("claims_long")
+    .long(),
+    Claim::test(
+        "ratelimit/frozen-ms-beyond-deadline",
+        "Redis frozen by SIGSTOP: the longest wait beyond the deadline, in ms",
+        AtMost(50.0),
+        "frozen_redis",
+    ),
+    Claim::test(
+        "ratelimit/open-breaker-ms",
+        "what a request waits while the breaker is open, in ms",
+        AtMost(1.0),
+        "frozen_redis",
+    ),
+    Claim::test(
+        "ratelimit/recovers-in-s",
+        "after SIGCONT it decides again within so many seconds",
+        AtMost(2.0),
+        "frozen_redis",
+    ),
+    Claim::compare(
+        "ratelimit/memory-zipf",
+        "a decision in memory, Zipf over 1M keys, one thread, against governor's check_key",
+        AtMost(1.3),
+        ("ratelimit/store/zipf/1t", "governor", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/memory-hot-two-threads",
+        "two threads on one key in memory, against governor",
+        AtMost(1.0),
+        ("ratelimit/store/hot/2t", "governor", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/redis-strict-multiplexed",
+        "strict on Redis, Zipf over 100k keys, against one script call per decision",
+        AtLeast(2.0),
+        ("ratelimit/redis-strict/zipf", "multiplexed-script", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/redis-strict-pooled",
+        "the same against one script call through a bb8 pool",
+        AtLeast(3.5),
+        ("ratelimit/redis-strict/zipf", "bb8-script", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/redis-strict-even",
+        "strict over a million keys drawn evenly, against one script call per decision",
+        AtLeast(3.0),
+        ("ratelimit/redis-strict/even", "multiplexed-script", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/leased-zipf",
+        "leases, Zipf over 100k keys, against one script call per decision",
+        AtLeast(8.0),
+        ("ratelimit/redis-leased/zipf", "multiplexed-script", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/leased-hot",
+        "leases on one hot key",
+        AtLeast(40.0),
+        ("ratelimit/redis-leased/hot", "multiplexed-script", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/leased-even",
+        "leases over a million keys drawn evenly are no slower than one script call per decision",
+        AtLeast(1.0),
+        ("ratelimit/redis-leased/even", "multiplexed-script", "ratio"),
+    ),
 ];
