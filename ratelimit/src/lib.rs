@@ -60,6 +60,7 @@
 //! | --- | --- | --- | --- |
 //! | [`MemoryStore`] | this process | no allocation, no waiting | does not occur |
 //! | `RedisStore` (feature `redis`) | all processes on one Redis | a round trip, shared by those under way | what its `Outage` says |
+//! | `Leased` over a `RedisStore` | the same | mostly nothing: units are paid for in advance | the same, once its leases are over |
 //!
 //! Both decide by the same arithmetic: one trace of requests gets the same decisions from both. One process, or a
 //! limit for each: memory. A limit over several processes: Redis.

@@ -25,7 +25,7 @@ use crate::window::{Outcome, SlidingWindow, Terms, WindowKind};
 ///
 /// # Memory
 ///
-/// Each rule remembers about `capacity` keys, at 112 bytes for each that has come so far and about 54 for each that may. A key is
+/// Each rule remembers about `capacity` keys, at 96 bytes for each that has come so far and about 57 for each that may. A key is
 /// kept as a hash under keys drawn at random, so nobody outside can make keys meet. When the place for
 /// a further key is taken, the least used one there is forgotten, **but not what it consumed**: newcomers
 /// to that place start from the highest counts that were forgotten there. A flood of keys

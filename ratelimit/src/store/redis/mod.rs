@@ -32,7 +32,9 @@ const DEFAULT_PREFIX: &str = "seawall";
 
 /// Counters that many processes share: strict by the clock of the Redis server.
 ///
-/// A decision is one call of one script, whatever number of rules it checks. It needs Redis 7 or newer.
+/// A request is decided in one call of one script, whatever number of rules it checks, and decisions that are
+/// asked for at the same time share a call: what arrives while one is under way is the next batch. Nobody waits
+/// for a timer. It needs Redis 7 or newer.
 ///
 /// ```
 /// use seawall_ratelimit::{BoxError, Outage, Quota, RateLimitLayer, RedisStore, Rule};
@@ -63,22 +65,23 @@ const DEFAULT_PREFIX: &str = "seawall";
 /// # Keys
 ///
 /// `{prefix}:rule:hash`, where the hash is of fixed size and made of the rule's name and the key, so
-/// nothing from outside reaches Redis as it is. A record is 96 bytes and goes away by itself
-/// a window (and one sixteenth) after it was last charged. A value of something else under such a key is
+/// nothing from outside reaches Redis as it is. A record is 108 bytes and goes away by itself
+/// a window (and two sixteenths) after it was last charged. Beside them, each store keeps two keys
+/// `{prefix}!name` with the number and the reply of its last batches, for a minute. A value of something else under such a key is
 /// [`StoreError::ForeignValue`], and is left alone.
 ///
 /// # Outage
 ///
-/// Each call has the deadline and the breaker of its [`Client`] (250 ms, and five failures, unless
-/// set). If there is no decision, [`on_outage`](RedisStore::on_outage) says what happens. The default
+/// Each request has the deadline of the [`Client`], from when it is first polled, and batches go through its
+/// breaker (250 ms, and five failures, unless set). If there is no decision, [`on_outage`](RedisStore::on_outage) says what happens. The default
 /// is [`Outage::Closed`]: what cannot be counted is not let through.
 ///
 /// # Limits of strictness
 ///
 /// Strict means strict by the server's clock, for what the server remembers. When its clock jumps forward,
 /// or a failover loses writes, or it evicts keys for want of memory, what was counted is forgotten.
-/// A call that a cluster client sends again after a lost reply is counted twice, which refuses too
-/// much and never too little.
+/// A batch that a cluster client sends again after a lost reply counts once: it is known by its number. A
+/// request whose reply was lost for good may have been counted, which refuses too much and never too little.
 #[derive(Clone)]
 pub struct RedisStore<S> {
     lanes: Arc<Lanes<S>>,
