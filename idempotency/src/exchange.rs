@@ -28,7 +28,7 @@ pub(crate) trait Exchange<Req, Res, E>: Send + Sync + 'static {
     type Err: Send + 'static;
 
     /// Tells the request what attempt it is.
-    fn stamp(&self, request: &mut Req, claim: &Claim);
+    fn stamp(&mut self, request: &mut Req, claim: &Claim);
 
     /// Reads what is to be kept off the response.
     fn capture(&self, response: Res) -> impl Future<Output = (Keep, Self::Out)> + Send;

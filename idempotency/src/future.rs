@@ -7,31 +7,35 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::error::Error;
-
-type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
+use crate::{
+    error::Error,
+    tasks::{Tasks, Work},
+};
 
 /// The answer of a call. Nothing happens before it is polled; once the call has begun, dropping it
 /// does not stop the call.
+///
+/// What can be done at once is done in the poll that begins the call, such as a replay from memory.
+/// The rest is done in a task.
 pub struct ResponseFuture<T, E> {
-    state: State<T, E>,
+    begin: Option<(Tasks, Work)>,
+    answer: oneshot::Receiver<Result<T, E>>,
     stopped: fn(Error) -> Result<T, E>,
 }
 
-enum State<T, E> {
-    Start(Option<Box<dyn FnOnce() -> Answer<T, E> + Send>>),
-    Wait(Answer<T, E>),
-}
-
 impl<T, E> ResponseFuture<T, E> {
+    /// `answer` comes from `work`. `stopped` is for work that ends without one: with its runtime.
     pub(crate) fn new(
-        start: impl FnOnce() -> Answer<T, E> + Send + 'static,
+        tasks: Tasks,
+        work: Work,
+        answer: oneshot::Receiver<Result<T, E>>,
         stopped: fn(Error) -> Result<T, E>,
     ) -> Self {
         Self {
-            state: State::Start(Some(Box::new(start))),
+            begin: Some((tasks, work)),
+            answer,
             stopped,
         }
     }
@@ -41,26 +45,25 @@ impl<T, E> Future for ResponseFuture<T, E> {
     type Output = Result<T, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            match &mut self.state {
-                State::Start(start) => {
-                    let start = start
-                        .take()
-                        .expect("it was taken on the way to the next state");
-                    self.state = State::Wait(start());
-                }
-                State::Wait(answer) => {
-                    let answer = ready!(Pin::new(answer).poll(cx));
-                    // The task ends without an answer only with its runtime.
-                    return Poll::Ready(answer.unwrap_or_else(|_| (self.stopped)(Error::Stopped)));
+        let answer = match self.begin.take() {
+            None => ready!(Pin::new(&mut self.answer).poll(cx)).ok(),
+            Some((tasks, work)) => {
+                tasks.begin(work, cx);
+                match self.answer.try_recv() {
+                    Ok(answer) => Some(answer),
+                    Err(TryRecvError::Empty) => ready!(Pin::new(&mut self.answer).poll(cx)).ok(),
+                    Err(TryRecvError::Closed) => None,
                 }
             }
-        }
+        };
+        Poll::Ready(answer.unwrap_or_else(|| (self.stopped)(Error::Stopped)))
     }
 }
 
 impl<T, E> fmt::Debug for ResponseFuture<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("begun", &self.begin.is_none())
+            .finish_non_exhaustive()
     }
 }

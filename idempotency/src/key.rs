@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// A value that names something from outside: an idempotency key, or the scope it lives in.
 ///
 /// It owns its bytes, so a closure that makes one needs no lifetime: `|m: &Message| m.id().into()`.
@@ -25,7 +27,14 @@ pub struct Key(Box<[u8]>);
 impl Key {
     /// A key of several parts, such as tenant and route, each framed by its length.
     pub fn of<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        let mut framed = Vec::new();
+        Self::framed(parts, Vec::new())
+    }
+
+    /// As [`of`](Self::of), into a buffer that has the room already.
+    pub(crate) fn framed<P: AsRef<[u8]>>(
+        parts: impl IntoIterator<Item = P>,
+        mut framed: Vec<u8>,
+    ) -> Self {
         for part in parts {
             let part = part.as_ref();
             framed.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -105,6 +114,10 @@ impl RecordKey {
     /// assert_ne!(RecordKey::new(Some(&Key::from("")), &key), RecordKey::new(None, &key));
     /// ```
     pub fn new(scope: Option<&Key>, key: &Key) -> Self {
+        Self::of(scope, key.as_bytes())
+    }
+
+    pub(crate) fn of(scope: Option<&Key>, key: &[u8]) -> Self {
         let mut hash = Sha256::new();
         match scope {
             None => hash.update([0]),
@@ -113,7 +126,7 @@ impl RecordKey {
                 frame(&mut hash, scope.as_bytes());
             }
         }
-        frame(&mut hash, key.as_bytes());
+        frame(&mut hash, key);
         Self(hash.finalize().into())
     }
 
@@ -125,7 +138,13 @@ impl RecordKey {
 
 impl fmt::Display for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(&self.0, f)
+        // One write of all digits: this names a key of Redis with each command.
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 0xf)];
+        }
+        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -173,7 +192,9 @@ impl Fingerprint {
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint(")?;
-        hex(&self.0[..4], f)?;
+        self.0[..4]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("..)")
     }
 }
@@ -181,8 +202,4 @@ impl fmt::Debug for Fingerprint {
 fn frame(hash: &mut Sha256, part: &[u8]) {
     hash.update((part.len() as u64).to_be_bytes());
     hash.update(part);
-}
-
-fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }

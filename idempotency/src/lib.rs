@@ -6,8 +6,9 @@
 //! # How it is built
 //!
 //! [`record`] is the state machine of one key, pure; [`Store`] keeps bytes and compares and swaps
-//! them; a call runs in a task that begins its claim, calls the inner service, renews the claim
-//! meanwhile, and stores the answer. An adapter ([`Messages`], or `Http` with that feature) says what
+//! them. A call begins its claim, calls the inner service, renews the claim meanwhile and stores the
+//! answer. What of that comes at once is done where the request is polled; from the first wait on it
+//! runs in a task of its own, which no caller can drop. An adapter ([`Messages`], or `Http` with that feature) says what
 //! a request's key is and how a response becomes bytes.
 
 mod claim;

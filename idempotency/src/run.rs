@@ -1,4 +1,4 @@
-//! One call, from its claim to its stored answer, in a task of its own.
+//! One call, from its claim to its stored answer, out of its caller's reach.
 
 use std::{
     any::Any,
@@ -25,6 +25,7 @@ use crate::{
     core::{Begun, Core},
     error::Error,
     exchange::{Exchange, Keep},
+    future::ResponseFuture,
     key::{Fingerprint, RecordKey},
     policy::{Failed, InFlight, Unstored},
     record::{Answer, Record, Swapped, Why},
@@ -63,14 +64,17 @@ where
     Req: Send + 'static,
     X: Exchange<Req, S::Response, S::Error>,
 {
-    /// Begins the call. The claim is made within the task: between a claim and a spawn the caller
-    /// could vanish, and leave a key that nobody works for.
-    pub(crate) fn spawn(self) -> oneshot::Receiver<Result<X::Out, X::Err>> {
+    /// The call, as its caller sees it. The claim is made within the work that ends in a task:
+    /// between a claim and a spawn the caller could vanish, and leave a key that nobody works for.
+    pub(crate) fn answer(
+        self,
+        stopped: fn(Error) -> Result<X::Out, X::Err>,
+    ) -> ResponseFuture<X::Out, X::Err> {
         let (reply, answer) = oneshot::channel();
         let tasks = self.core.tasks.clone();
         let key = self.key;
-        tasks.spawn(telemetry::within(&key, self.run(reply)));
-        answer
+        let work = Box::pin(telemetry::within(&key, self.run(reply)));
+        ResponseFuture::new(tasks, work, answer, stopped)
     }
 
     async fn run(mut self, mut reply: Reply<X::Out, X::Err>) {
@@ -120,7 +124,7 @@ where
             mut request,
             key,
             fingerprint,
-            exchange,
+            mut exchange,
         } = self;
         let lease = core.rules.lease();
         let called = AtomicBool::new(false);

@@ -1,8 +1,14 @@
 //! The calls that are being handled, for a shutdown to wait for.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    panic::{self, AssertUnwindSafe},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 use tokio_util::task::TaskTracker;
 
 /// The handlers and the unfinished business of a layer. They run on when their caller goes away,
@@ -23,6 +29,9 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     tracker: TaskTracker,
 }
+
+/// A call, from its claim to its stored answer.
+pub(crate) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How a [`Tasks::drain`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +64,19 @@ impl Tasks {
         match timeout(deadline, self.tracker.wait()).await {
             Ok(()) => Drain::Finished,
             Err(_) => Drain::Unfinished { tasks: self.len() },
+        }
+    }
+
+    /// Runs `work` here for as far as it comes at once, and in a task from there on. Its caller can
+    /// drop it neither before it is in its task nor afterwards.
+    pub(crate) fn begin(&self, mut work: Work, cx: &mut Context<'_>) {
+        // Where there is no runtime this panics, and nothing was claimed yet.
+        let runtime = Handle::current();
+        let _counted = self.tracker.token();
+        // A panic ends the work, and not its caller: as in a task.
+        let begun = panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+        if matches!(begun, Ok(Poll::Pending)) {
+            self.tracker.spawn_on(work, &runtime);
         }
     }
 

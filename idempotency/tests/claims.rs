@@ -19,7 +19,7 @@ use seawall_idempotency::{
     Store,
     record::{Answer, Pending, Swap, Swapped},
 };
-use seawall_redis::Shared;
+use seawall_redis::{Client, Shared};
 use support::{Drops, Message, On, Trouble, Troubled, call, layer, message, spawn};
 use test_support::Redis;
 use tokio::sync::Notify;
@@ -33,7 +33,9 @@ fn figure(claim: &str, value: u64) {
 
 async fn connect(server: &Redis) -> RedisStore<Shared<MultiplexedConnection>> {
     let client = redis::Client::open(server.url()).unwrap();
-    RedisStore::new(client.get_multiplexed_async_connection().await.unwrap())
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    // Hundreds of calls at once on a busy machine outlast the usual deadline.
+    RedisStore::from(Client::shared(connection).deadline(MINUTE))
 }
 
 fn name(text: String) -> &'static str {

@@ -11,11 +11,17 @@ use seawall_idempotency::{
     Abandoned, BoxError, Fingerprint, InFlight, Key, MemoryStore, RecordKey, RedisStore, Store,
     record::{Answer, Owner, Pending, Swap, Swapped},
 };
+use seawall_redis::{Client, Source};
 use support::{Message, call, layer, message, spawn};
 use test_support::Redis;
 use tower::{Layer, service_fn};
 
 const KEEP: Duration = Duration::from_secs(60);
+
+/// A thousand calls at once on a busy machine outlast the usual deadline.
+fn patient<S: Source>(client: Client<S>) -> RedisStore<S> {
+    RedisStore::from(client.deadline(KEEP))
+}
 
 fn key(key: &str) -> RecordKey {
     RecordKey::new(None, &Key::from(key))
@@ -221,7 +227,7 @@ macro_rules! suite {
                 let server = super::Redis::start().await;
                 let client = redis::Client::open(server.url()).unwrap();
                 let connection = client.get_multiplexed_async_connection().await.unwrap();
-                super::$test(super::RedisStore::new(connection)).await;
+                super::$test(super::patient(super::Client::shared(connection))).await;
             })*
         }
         mod on_a_pool {
@@ -230,7 +236,7 @@ macro_rules! suite {
                 let server = super::Redis::start().await;
                 let client = redis::Client::open(server.url()).unwrap();
                 let pool = bb8::Pool::builder().max_size(4).build(client).await.unwrap();
-                super::$test(super::RedisStore::pooled(pool)).await;
+                super::$test(super::patient(super::Client::pooled(pool))).await;
             })*
         }
     };

@@ -11,7 +11,7 @@ const NOTES: &[&str] = &[
     "  \"-\": the peer adds nothing that could be measured.",
     "allocs: heap allocations of ours a call, beyond those of the bare service.",
     "Layers are polled with a waker that does nothing; idempotency in memory runs on a current-thread",
-    "  runtime, as its handler is a task. Redis and the file are used by 256 tasks on a runtime as",
+    "  runtime, as its handler may become a task. Redis and the file are used by 256 tasks on a runtime as",
     "  `#[tokio::main]` makes it.",
     "ratelimit/layer*: keys are header fields, and responses get no fields. tower_governor makes a String",
     "  of each key, as its example does.",

@@ -31,7 +31,8 @@ const NOT_KEPT: [HeaderName; 10] = [
 ];
 
 pub(super) fn encode(parts: &Parts, body: &Bytes, trailers: Option<&HeaderMap>) -> Bytes {
-    let mut out = BytesMut::with_capacity(body.len() + 256);
+    let fields = size(&parts.headers) + trailers.map_or(0, size);
+    let mut out = BytesMut::with_capacity(2 + fields + 4 + body.len());
     out.put_u16(parts.status.as_u16());
     put_fields(&mut out, &parts.headers);
     put(&mut out, body);
@@ -39,6 +40,14 @@ pub(super) fn encode(parts: &Parts, body: &Bytes, trailers: Option<&HeaderMap>) 
         put_fields(&mut out, trailers);
     }
     out.freeze()
+}
+
+/// How many bytes the fields take, at most: some are not kept.
+fn size(fields: &HeaderMap) -> usize {
+    let sizes = fields
+        .iter()
+        .map(|(name, value)| 8 + name.as_str().len() + value.len());
+    4 + sizes.sum::<usize>()
 }
 
 fn put_fields(out: &mut BytesMut, fields: &HeaderMap) {
@@ -103,7 +112,10 @@ pub(super) fn decode<B, E>(mut kept: Bytes) -> Result<Response<ResponseBody<B, E
 
 fn fields(kept: &mut Bytes) -> Result<HeaderMap, Broken> {
     let count = kept.try_get_u32().map_err(|_| Broken)?;
-    let mut fields = HeaderMap::new();
+    // The count is what a record says: room is made for what its bytes can hold, and for the mark
+    // of a replay.
+    let room = (count as usize).min(kept.len() / 8) + 1;
+    let mut fields = HeaderMap::try_with_capacity(room).map_err(|_| Broken)?;
     for _ in 0..count {
         let name = HeaderName::from_bytes(&take(kept)?).map_err(|_| Broken)?;
         let value = HeaderValue::from_maybe_shared(take(kept)?).map_err(|_| Broken)?;

@@ -174,6 +174,8 @@ where
         .is_none()
         .then(|| Instant::now() + STREAM_AFTER);
     let mut body = Box::pin(body);
+    // Most bodies are of one piece, which needs no queue.
+    let mut first = None;
     let mut read = VecDeque::new();
     let mut length = 0_usize;
     let (why, failed) = loop {
@@ -186,17 +188,23 @@ where
             },
         };
         match frame {
-            None => return whole(read, length),
+            None => return whole(first.into_iter().chain(read), length),
             Some(Err(error)) => break (Why::Failed, Some(error)),
             Some(Ok(frame)) => {
                 length = length.saturating_add(frame.data_ref().map_or(0, Bytes::len));
-                read.push_back(frame);
+                match first {
+                    None => first = Some(frame),
+                    Some(_) => read.push_back(frame),
+                }
                 if length > most {
                     break (Why::Oversize, None);
                 }
             }
         }
     };
+    if let Some(first) = first {
+        read.push_front(first);
+    }
     let rest = failed.is_none().then_some(body);
     Read::Not(
         why,
@@ -206,13 +214,21 @@ where
     )
 }
 
-fn whole<B: Body>(read: VecDeque<Frame<Bytes>>, length: usize) -> Read<B> {
+fn whole<B: Body>(frames: impl Iterator<Item = Frame<Bytes>>, length: usize) -> Read<B> {
     let mut trailers: Option<HeaderMap> = None;
-    let mut pieces = Vec::new();
-    for frame in read {
+    let mut first = Bytes::new();
+    let mut joined = BytesMut::new();
+    for frame in frames {
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
-            Ok(data) => pieces.push(data),
+            Ok(data) if first.is_empty() => first = data,
+            Ok(data) => {
+                if joined.is_empty() {
+                    joined.reserve(length);
+                    joined.extend_from_slice(&first);
+                }
+                joined.extend_from_slice(&data);
+            }
             Err(frame) => {
                 if let Ok(more) = frame.into_trailers() {
                     trailers.get_or_insert_default().extend(more);
@@ -220,15 +236,10 @@ fn whole<B: Body>(read: VecDeque<Frame<Bytes>>, length: usize) -> Read<B> {
             }
         }
     }
-    let data = match <[Bytes; 1]>::try_from(pieces) {
-        Ok([whole]) => whole,
-        Err(pieces) => {
-            let mut data = BytesMut::with_capacity(length);
-            pieces
-                .iter()
-                .for_each(|piece| data.extend_from_slice(piece));
-            data.freeze()
-        }
+    let data = if joined.is_empty() {
+        first
+    } else {
+        joined.freeze()
     };
     Read::Whole(data, trailers)
 }

@@ -9,6 +9,7 @@ use http_body::Body;
 use super::{
     Undone, answer,
     body::{Read, ResponseBody, read},
+    key::IdempotencyKey,
     problem::{self, Problem},
 };
 use crate::{
@@ -19,14 +20,17 @@ use crate::{
 };
 
 pub(super) struct Web<B> {
+    /// Until the handler is given it.
+    key: Option<IdempotencyKey>,
     max_response: usize,
     docs: Option<Arc<str>>,
     body: PhantomData<fn() -> B>,
 }
 
 impl<B> Web<B> {
-    pub(super) fn new(max_response: usize, docs: Option<Arc<str>>) -> Self {
+    pub(super) fn new(key: IdempotencyKey, max_response: usize, docs: Option<Arc<str>>) -> Self {
         Self {
+            key: Some(key),
             max_response,
             docs,
             body: PhantomData,
@@ -49,7 +53,10 @@ where
     type Out = Response<ResponseBody<B>>;
     type Err = E;
 
-    fn stamp(&self, request: &mut Request<Q>, claim: &Claim) {
+    fn stamp(&mut self, request: &mut Request<Q>, claim: &Claim) {
+        if let Some(key) = self.key.take() {
+            request.extensions_mut().insert(key);
+        }
         request.extensions_mut().insert(claim.fence());
         request.extensions_mut().insert(claim.lease().clone());
     }

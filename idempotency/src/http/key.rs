@@ -37,7 +37,7 @@ pub(super) fn read<B>(
         return header(value.as_bytes(), bare).map(Some);
     }
     match request.extensions().get::<IdempotencyKey>() {
-        Some(IdempotencyKey(key)) => limited(key).map(Some),
+        Some(IdempotencyKey(key)) => limited(key.clone()).map(Some),
         None => Ok(None),
     }
 }
@@ -50,20 +50,20 @@ fn header(value: &[u8], bare: bool) -> Result<IdempotencyKey, Problem> {
         if !trimmed.iter().all(plain) {
             return Err(Problem::KeyMalformed);
         }
-        return std::str::from_utf8(trimmed)
+        return String::from_utf8(trimmed.to_vec())
             .map_err(|_| Problem::KeyMalformed)
             .and_then(limited);
     }
     match structured::string(value) {
-        Ok(key) => limited(&key),
+        Ok(key) => limited(key),
         Err(structured::NotAString) => Err(Problem::KeyMalformed),
     }
 }
 
-fn limited(key: &str) -> Result<IdempotencyKey, Problem> {
+fn limited(key: String) -> Result<IdempotencyKey, Problem> {
     let printable = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if printable && (1..=LONGEST).contains(&key.len()) {
-        Ok(IdempotencyKey(key.to_owned()))
+        Ok(IdempotencyKey(key))
     } else {
         Err(Problem::KeyMalformed)
     }

@@ -49,7 +49,8 @@ pub struct Undone;
 
 /// The adapter of [`IdempotencyLayer::http`]. `Sc` says whether there is a scope.
 pub struct Http<Sc> {
-    settings: Settings,
+    /// Services are cloned for each request or connection, so it is one pointer.
+    settings: Arc<Settings>,
     sc: PhantomData<fn() -> Sc>,
 }
 
@@ -98,7 +99,7 @@ impl<St: Store> IdempotencyLayer<St, Http<ScopeMissing>> {
         Self::with_adapter(
             store,
             Http {
-                settings,
+                settings: Arc::new(settings),
                 sc: PhantomData,
             },
         )
@@ -119,9 +120,12 @@ impl<St: Store> IdempotencyLayer<St, Http<ScopeMissing>> {
     }
 
     fn scoped<Sc>(self, scope: Option<Arc<dyn HttpScope>>) -> IdempotencyLayer<St, Http<Sc>> {
-        self.adapt(|Http { settings, .. }| Http {
-            settings: Settings { scope, ..settings },
-            sc: PhantomData,
+        self.adapt(|Http { mut settings, .. }| {
+            Arc::make_mut(&mut settings).scope = scope;
+            Http {
+                settings,
+                sc: PhantomData,
+            }
         })
     }
 }
@@ -173,7 +177,7 @@ impl<St: Store, Sc> IdempotencyLayer<St, Http<Sc>> {
     }
 
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(&mut self.adapter.settings);
+        change(Arc::make_mut(&mut self.adapter.settings));
         self
     }
 }
@@ -203,7 +207,7 @@ fn fingerprint(parts: &Parts, body: &Bytes) -> Fingerprint {
 impl<Sc> Clone for Http<Sc> {
     fn clone(&self) -> Self {
         Self {
-            settings: self.settings.clone(),
+            settings: Arc::clone(&self.settings),
             sc: PhantomData,
         }
     }
@@ -219,7 +223,7 @@ impl<Sc> fmt::Debug for Http<Sc> {
             max_body,
             max_response,
             ..
-        } = &self.settings;
+        } = &*self.settings;
         f.debug_struct("Http")
             .field("scoped", &scope.is_some())
             .field("methods", methods)

@@ -21,7 +21,9 @@ impl HttpScope for HeaderName {
     fn scope(&self, request: &Parts) -> Option<Key> {
         let values = request.headers.get_all(self);
         values.iter().next()?;
-        Some(Key::of(values))
+        let length = values.iter().map(|value| size_of::<u64>() + value.len());
+        let room = Vec::with_capacity(length.sum());
+        Some(Key::framed(values, room))
     }
 }
 

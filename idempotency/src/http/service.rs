@@ -20,14 +20,7 @@ use super::{
     problem::Problem,
     scope,
 };
-use crate::{
-    error::BoxError,
-    future::ResponseFuture,
-    key::{Key, RecordKey},
-    run::Job,
-    service::Idempotency,
-    store::Store,
-};
+use crate::{error::BoxError, key::RecordKey, run::Job, service::Idempotency, store::Store};
 
 impl<S, St, Sc, Q, B> Service<Request<Q>> for Idempotency<S, St, Http<Sc>>
 where
@@ -63,7 +56,7 @@ where
             Ok(None) => return HttpFuture::pass(self.inner.call(request)),
             Err(problem) => return HttpFuture::answer(problem.respond(docs, None)),
         };
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let scope = match &settings.scope {
             None => None,
             Some(scope) => match scope.scope(&parts) {
@@ -75,9 +68,8 @@ where
             return HttpFuture::answer(Problem::BodyTooLarge.respond(docs, None));
         }
 
-        let record = RecordKey::new(scope.as_ref(), &Key::from(&key.0));
-        parts.extensions.insert(key);
-        let exchange = Web::new(settings.max_response, settings.docs.clone());
+        let record = RecordKey::of(scope.as_ref(), key.0.as_bytes());
+        let exchange = Web::new(key, settings.max_response, settings.docs.clone());
         let fingerprint = Arc::clone(&settings.fingerprint);
         let core = Arc::clone(&self.core);
         let fresh = self.inner.clone();
@@ -93,7 +85,7 @@ where
                 fingerprint,
                 exchange,
             };
-            ResponseFuture::new(move || job.spawn(), |error| Ok(refuse(&error, None)))
+            job.answer(|error| Ok(refuse(&error, None)))
         };
         let settings = &self.adapter.settings;
         HttpFuture::read(body, settings.max_body, settings.docs.clone(), start)

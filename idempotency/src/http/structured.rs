@@ -57,7 +57,8 @@ impl Input<'_> {
 
     fn string(&mut self) -> Result<String, NotAString> {
         self.expect(b'"')?;
-        let mut string = String::new();
+        // At least the closing quote is no part of it.
+        let mut string = String::with_capacity(self.0.len().min(256));
         loop {
             match self.next()? {
                 b'"' => return Ok(string),

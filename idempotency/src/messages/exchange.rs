@@ -33,7 +33,7 @@ where
     type Out = Res;
     type Err = BoxError;
 
-    fn stamp(&self, request: &mut Req, claim: &Claim) {
+    fn stamp(&mut self, request: &mut Req, claim: &Claim) {
         if let Some(stamp) = &self.stamp {
             stamp(request, claim);
         }

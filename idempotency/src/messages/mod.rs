@@ -250,7 +250,7 @@ where
             fingerprint,
             exchange: Coded::new(Arc::clone(codec), keyed.stamp.clone()),
         };
-        ResponseFuture::new(move || job.spawn(), |error| Err(error.into()))
+        job.answer(|error| Err(error.into()))
     }
 }
 

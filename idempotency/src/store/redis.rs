@@ -123,7 +123,7 @@ impl<S: Source> Store for RedisStore<S> {
         record: Bytes,
         keep_for: Duration,
     ) -> Result<Option<Bytes>, StoreError> {
-        let mut set = Cmd::new();
+        let mut set = Cmd::with_capacity(7, 192 + self.prefix.len() + record.len());
         set.arg("SET").arg(self.name(key)).arg(&record[..]);
         set.arg("NX").arg("GET").arg("PX").arg(millis(keep_for));
         match self.client.command(&set).await.map_err(unavailable)? {
