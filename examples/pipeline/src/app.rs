@@ -10,6 +10,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use seawall_idempotency::Drain;
 use seawall_shard_router::TopologyHandle;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -114,7 +115,7 @@ impl App {
         let keys = api::keys();
         let stop = CancellationToken::new();
         let listener = api_runtime
-            .block_on(api::bind(config.listen))
+            .block_on(TcpListener::bind(config.listen))
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
         let router = api::router(&api, config.limits, keys.clone());

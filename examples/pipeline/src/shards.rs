@@ -27,8 +27,6 @@ pub struct ShardRequest {
     pub slot: Slot,
     /// What is asked.
     pub ask: Ask,
-    /// Which attempt this is, from 1.
-    pub attempt: u32,
 }
 
 /// What is asked of a shard.
@@ -187,11 +185,7 @@ pub type Shards = BoxCloneSyncService<ShardRequest, ShardAnswer, BoxError>;
 
 /// Asks the shard that owns a slot.
 pub async fn ask(shards: &Shards, slot: Slot, ask: Ask) -> Result<ShardAnswer, BoxError> {
-    let request = ShardRequest {
-        slot,
-        ask,
-        attempt: 1,
-    };
+    let request = ShardRequest { slot, ask };
     let mut shards = shards.clone();
     shards.ready().await?.call(request).await
 }

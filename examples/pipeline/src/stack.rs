@@ -100,8 +100,7 @@ pub fn messages(
         .layer(
             RetryLayer::new(backoff)
                 .classify(|outcome: Result<&ShardAnswer, &BoxError>| classify(outcome))
-                .stamp(move |request: &mut ShardRequest, attempt: Attempt| {
-                    request.attempt = attempt.number;
+                .stamp(move |_: &mut ShardRequest, attempt: Attempt| {
                     if attempt.number > 1 {
                         count.fetch_add(1, Ordering::Relaxed);
                     }

@@ -68,10 +68,6 @@ impl Claim {
     }
 
     /// Row, peer and field.
-    #[allow(
-        dead_code,
-        reason = "the comparison's rows come with the crates' measurements"
-    )]
     const fn compare(
         id: &'static str,
         claim: &'static str,

@@ -6,10 +6,6 @@ use serde_json::Value;
 
 /// What a figure must be for its claim to hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(
-    dead_code,
-    reason = "the kinds there are; the claims at hand need not use each"
-)]
 pub(crate) enum Bar {
     Equals(f64),
     AtMost(f64),

@@ -37,7 +37,7 @@ use crate::shards::Shards;
 use body::{API_KEY, USER_ID};
 use problem::Problem;
 
-pub use server::{bind, serve};
+pub use server::serve;
 
 /// How long the record of a key is kept in memory. It bridges the time until the shard has decided the
 /// operation; from then on the operation's row answers for the key, for as long as the data lives.

@@ -155,14 +155,7 @@ async fn read<L: Log>(
         })
         .await;
     match found {
-        Ok(Answer { status, body, .. }) => {
-            let kind = if status == StatusCode::OK {
-                "application/json"
-            } else {
-                "application/problem+json"
-            };
-            (status, [(header::CONTENT_TYPE, kind)], body).into_response()
-        }
+        Ok(answer) => respond(answer),
         Err(error) => {
             tracing::warn!(%error, "a read failed");
             let detail = "its shard does not answer";
@@ -222,13 +215,17 @@ fn json(body: &impl Serialize, keep: Duration) -> Answer {
     }
 }
 
+fn respond(Answer { status, body, .. }: Answer) -> Response {
+    let kind = if status == StatusCode::OK {
+        "application/json"
+    } else {
+        "application/problem+json"
+    };
+    (status, [(header::CONTENT_TYPE, kind)], body).into_response()
+}
+
 fn absent(what: &'static str) -> Response {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "Not found",
-        format!("there is no such {what}"),
-    )
-    .into_response()
+    respond(absent_body(what))
 }
 
 fn absent_body(what: &'static str) -> Answer {

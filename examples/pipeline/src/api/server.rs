@@ -1,6 +1,5 @@
 //! The HTTP/1.1 server: bounded connections, bounded patience, a clean end.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,11 +104,6 @@ async fn connection(
     Ok(connection.await?)
 }
 
-/// Binds the listening address.
-pub async fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +111,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn served(app: Router) -> (TcpStream, CancellationToken, tokio::task::JoinHandle<()>) {
-        let listener = bind(([127, 0, 0, 1], 0).into()).await.expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let stop = CancellationToken::new();
         let server = tokio::spawn(serve(listener, app, stop.clone(), Duration::from_secs(5)));

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use self::part::{Part, Pending};
 use futures_util::FutureExt;
 use seawall_shard_router::{BoxError, ShardId, Slot, Topology, TopologyHandle};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
+use self::part::{Part, Pending};
 use crate::cache::ReadCache;
 use crate::errors::find;
 use crate::log::{Chunk, Log, Position, ReadError};
@@ -476,11 +476,7 @@ impl<L: Log> PartitionWorker<L> {
         self.stack
             .ready()
             .await?
-            .call(ShardRequest {
-                slot,
-                ask,
-                attempt: 1,
-            })
+            .call(ShardRequest { slot, ask })
             .await
     }
 }
