@@ -120,6 +120,9 @@ pub struct LoadArgs {
     /// The seed, and with it the keys of orders; drawn at random if not given.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Accounts to read back at the end, with all their orders, once the server has caught up.
+    #[arg(long, default_value_t = 200)]
+    pub read_back: usize,
 }
 
 /// Settings of `pipeline check`.

@@ -101,7 +101,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
 
     // The other side of the books is read from disk again, as a later run would find it.
     let data = Data::open_or_create(&path, settings).context("the data cannot be opened again")?;
-    let books = runtime("checker", 1)?.block_on(Books::read(&data))?;
+    let books = runtime("checker", 1)?.block_on(Books::read(&**data.log(), data.shards()))?;
     data.close();
     let report = run.look(|ledger, sent| {
         Ran {
@@ -250,8 +250,8 @@ impl Ran<'_> {
                 .insert(*status, *n);
         }
         let mut dead_letters = BTreeMap::new();
-        for (class, n) in self.books.shards.iter().flat_map(|shard| &shard.letters) {
-            *dead_letters.entry(class.clone()).or_default() += n;
+        for letter in self.books.shards.iter().flat_map(|shard| &shard.letters) {
+            *dead_letters.entry(letter.class.clone()).or_default() += 1;
         }
         Report {
             latency_ms: Percentiles::of_micros(&sent.latency),

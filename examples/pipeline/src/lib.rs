@@ -5,6 +5,7 @@ pub mod api;
 pub mod app;
 pub mod args;
 pub mod cache;
+pub mod chaos;
 pub mod cpu;
 pub mod data;
 pub mod demo;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pipeline::args::{Cli, Command, one_line};
-use pipeline::{demo, outside, serve, telemetry};
+use pipeline::{chaos, demo, outside, serve, telemetry};
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -17,6 +17,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(wrong) = chaos::arm() {
+        eprintln!("pipeline: {wrong}");
+        return ExitCode::from(2);
+    }
     telemetry::events();
     let done = match cli.command.unwrap_or(Command::Demo(cli.demo)) {
         Command::Demo(args) => demo::run(&args),

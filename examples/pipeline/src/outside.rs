@@ -31,7 +31,10 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<bool> {
     let file = LedgerFile::open(&args.log)
         .with_context(|| format!("cannot keep {}", args.log.display()))?;
     let run = Run::new(&load, Some(file));
-    runtime("load", 1)?.block_on(run.drive(&load));
+    let (orders, accounts) = runtime("load", 1)?.block_on(async {
+        run.drive(&load).await;
+        run.read_back(load.server, args.read_back).await
+    });
     run.look(|ledger, sent| {
         for ((kind, status), n) in &sent.statuses {
             println!("{kind:<9} {status:>3} {n:>9}");
@@ -44,6 +47,7 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<bool> {
             ledger.indeterminate(),
             load.seed
         );
+        println!("read back {accounts} accounts and {orders} orders of theirs");
     });
     run.close()
         .with_context(|| format!("{} is not complete", args.log.display()))?;
@@ -59,7 +63,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<bool> {
         bail!("{} is no data directory", args.data.display());
     }
     let data = Data::open_or_create(&args.data, Settings::default())?;
-    let books = runtime("checker", 1)?.block_on(Books::read(&data))?;
+    let books = runtime("checker", 1)?.block_on(Books::read(&**data.log(), data.shards()))?;
     data.close();
     let accounting = Accounting::of(&ledger, &books);
     print!("{accounting}");

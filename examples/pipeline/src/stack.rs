@@ -18,6 +18,7 @@ use seawall_shard_router::{BoxError, RouteError, Slot, TopologyHandle};
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
+use crate::chaos::failpoint::{Step, reach};
 use crate::errors::find;
 use crate::log::{LogId, Position};
 use crate::order::Record;
@@ -172,10 +173,12 @@ struct ShardSink {
 impl Sink for ShardSink {
     async fn write(&self, letter: Letter) -> Result<Written, SinkError> {
         let (slot, write) = self.dead(&letter)?;
-        match ask(&self.shards, slot, Ask::Apply(write))
+        reach(Step::BeforeLetter);
+        let answer = ask(&self.shards, slot, Ask::Apply(write))
             .await
-            .map_err(SinkError::other)?
-        {
+            .map_err(SinkError::other)?;
+        reach(Step::AfterLetter);
+        match answer {
             ShardAnswer::Applied(applied) if applied.dead > 0 => Ok(Written::New),
             ShardAnswer::Applied(_) => Ok(Written::Repeat),
             other => Err(SinkError::other(format!(

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use tower::ServiceBuilder;
 
 use crate::cache::ReadCache;
+use crate::chaos::sabotage::{self, Sabotage};
 use crate::log::Log;
 use crate::order::{Order, Principal};
 use crate::shards::Shards;
@@ -105,6 +106,7 @@ pub fn keys() -> Keys {
     IdempotencyLayer::http(MemoryRecords::with_capacity(RECORDS))
         .scope(
             |request: &Parts| match request.extensions.get::<Principal>() {
+                _ if sabotage::on(Sabotage::ForgetKeys) => Key::from(fastrand::u64(..)),
                 Some(principal) => Key::from(principal.account()),
                 None => Key::from("nobody"),
             },

@@ -12,6 +12,8 @@ use seawall_idempotency::{IdempotencyKey, Undone};
 use super::problem::Problem;
 use super::{Api, reads};
 use crate::cache::Loaded;
+use crate::chaos::failpoint::{Step, reach};
+use crate::chaos::sabotage::{self, Sabotage};
 use crate::log::{AppendError, Log};
 use crate::order::{OpId, Order, OrderId, Principal, Record};
 use crate::shard::{Document, Query, Versioned};
@@ -30,7 +32,11 @@ pub(super) async fn place<L: Log>(
     let slot = principal.slot(op);
     let id = OrderId { slot, op };
     let fingerprint = order.fingerprint();
-    match decided(&api, id).await {
+    let known = match sabotage::on(Sabotage::ForgetKeys) {
+        true => None,
+        false => decided(&api, id).await,
+    };
+    match known {
         Some(earlier) if earlier == fingerprint => return replayed(accepted(id)),
         // Not kept for the key: that belongs to the order that came first, and its retry must find it.
         Some(_) => return undone(key_reused()),
@@ -48,8 +54,14 @@ pub(super) async fn place<L: Log>(
             .map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
     };
     let partition = slot.get() % api.log.partitions();
+    reach(Step::BeforeAppend);
+    if sabotage::on(Sabotage::EarlyAccept) {
+        append_later(&api, partition, &record);
+        return accepted(id);
+    }
     match api.log.append(partition, record.encode()).await {
         Ok(offset) => {
+            reach(Step::AfterAppend);
             metrics::counter!("pipeline_orders_accepted_total").increment(1);
             let pending = reads::pending(id, &record);
             // Below the version that applying will give it, so that it can never cover the outcome.
@@ -81,6 +93,17 @@ pub(super) async fn place<L: Log>(
     }
 }
 
+/// The record is on its way, and nobody waits for it: what [`Sabotage::EarlyAccept`] does.
+fn append_later<L: Log>(api: &Arc<Api<L>>, partition: u16, record: &Record) {
+    let (api, payload) = (Arc::clone(api), record.encode());
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..50))).await;
+        if let Err(error) = api.log.append(partition, payload).await {
+            tracing::warn!(%error, "an order that was accepted is lost");
+        }
+    });
+}
+
 /// The fingerprint of an operation that its shard has decided. Nothing, too, when the shard does not say so
 /// in time: the log takes orders while a shard is out, and the shard will see a repeat for what it is.
 async fn decided<L: Log>(api: &Api<L>, id: OrderId) -> Option<[u8; 16]> {
@@ -109,7 +132,10 @@ fn replayed(mut response: Response) -> Response {
 /// The answer to an accepted order. It holds nothing but what follows from the request, so that every
 /// server, before and after any restart, gives the same bytes.
 fn accepted(id: OrderId) -> Response {
-    let body = format!(r#"{{"orderId":"{id}","status":"accepted"}}"#);
+    let mut body = format!(r#"{{"orderId":"{id}","status":"accepted"}}"#);
+    if sabotage::on(Sabotage::OtherBytes) {
+        body.push_str(&" ".repeat(fastrand::usize(..1_000)));
+    }
     let mut response = (StatusCode::ACCEPTED, body).into_response();
     let headers = response.headers_mut();
     headers.insert(

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::ledger::{Ledger, Sent, Told};
+use super::reads::Shown;
 use crate::order::{OpId, unhex};
 
 /// One line.
@@ -31,6 +32,18 @@ enum Line {
     },
     Nothing {
         op: String,
+    },
+    Order {
+        op: String,
+        shown: Shown,
+        quantity: u32,
+        last: bool,
+    },
+    Account {
+        account: String,
+        orders: u64,
+        units: u64,
+        last: bool,
     },
 }
 
@@ -96,6 +109,30 @@ impl LedgerFile {
                     body,
                 }
             }
+        };
+        self.add(line, None);
+    }
+
+    /// Notes how an order was shown.
+    pub(super) fn shown(&self, op: OpId, shown: Shown, quantity: u32, last: bool) {
+        let op = op.to_string();
+        let line = Line::Order {
+            op,
+            shown,
+            quantity,
+            last,
+        };
+        self.add(line, None);
+    }
+
+    /// Notes the sums that an account was shown with.
+    pub(super) fn summed(&self, account: &str, orders: u64, units: u64, last: bool) {
+        let account = account.to_owned();
+        let line = Line::Account {
+            account,
+            orders,
+            units,
+            last,
         };
         self.add(line, None);
     }
@@ -219,6 +256,18 @@ fn note(ledger: &mut Ledger, line: Line) -> Option<()> {
         Line::Nothing { op } => {
             ledger.told(id(&op)?, Told::Nothing);
         }
+        Line::Order {
+            op,
+            shown,
+            quantity,
+            last,
+        } => ledger.reads_mut().order(id(&op)?, shown, quantity, last),
+        Line::Account {
+            account,
+            orders,
+            units,
+            last,
+        } => ledger.reads_mut().account(account, orders, units, last),
     }
     Some(())
 }

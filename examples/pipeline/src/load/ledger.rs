@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
+use super::reads::Reads;
 use crate::order::OpId;
 
 /// Latencies, from one microsecond to two minutes, three digits exact.
@@ -66,6 +67,7 @@ pub struct Ledger {
     operations: HashMap<OpId, Operation>,
     accepted: u64,
     clock: u64,
+    reads: Reads,
     /// Answers that said that they are replays.
     pub replays: u64,
     /// Answers to a repeat whose bytes differ from the first answer's.
@@ -122,6 +124,15 @@ impl Ledger {
     /// The operations that were sent.
     pub fn operations(&self) -> &HashMap<OpId, Operation> {
         &self.operations
+    }
+
+    /// What reads told.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    pub(super) fn reads_mut(&mut self) -> &mut Reads {
+        &mut self.reads
     }
 
     /// Operations that were accepted.

@@ -1,10 +1,12 @@
 //! An open-loop load: requests have a time at which they are meant to be sent, whatever the server does, and
 //! latency counts from that time. It speaks HTTP over sockets and knows nothing of the server's insides.
 
+mod back;
 mod client;
 mod file;
 mod ledger;
 mod plan;
+mod reads;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +26,7 @@ use plan::Plan;
 pub use file::{LedgerFile, read as read_ledger};
 pub use ledger::{Figures, Ledger, Operation, Sent, Told, histogram};
 pub use plan::Mix;
+pub use reads::{Reads, Shown};
 
 /// API keys that the users share out among them.
 const API_KEYS: usize = 200;
@@ -134,6 +137,46 @@ impl Run {
         }
     }
 
+    /// Notes how an order was shown.
+    fn shown(&self, op: OpId, shown: Shown, quantity: u32, last: bool) {
+        let mut state = self.lock();
+        if let Some(file) = &self.file {
+            file.shown(op, shown, quantity, last);
+        }
+        state.ledger.reads_mut().order(op, shown, quantity, last);
+    }
+
+    /// Notes with which sums an account was shown.
+    fn summed(&self, user: usize, orders: u64, units: u64, last: bool) {
+        let account = Principal::User(format!("u{user}")).account();
+        let mut state = self.lock();
+        if let Some(file) = &self.file {
+            file.summed(&account, orders, units, last);
+        }
+        state
+            .ledger
+            .reads_mut()
+            .account(account, orders, units, last);
+    }
+
+    /// Notes what a read told, where it tells something that must be true.
+    fn read(&self, request: &plan::Request, status: u16, body: &[u8]) {
+        match (request, back::Told::read(request, status, body)) {
+            (
+                plan::Request::Order(id),
+                Some(back::Told::Order(shown @ (Shown::Applied | Shown::Rejected), quantity)),
+            ) => {
+                if let Some(op) = back::op_of(id) {
+                    self.shown(op, shown, quantity, false);
+                }
+            }
+            (plan::Request::User(user), Some(back::Told::Sums(orders, units))) => {
+                self.summed(*user, orders, units, false);
+            }
+            _ => {}
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,6 +208,11 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
         }
         let told = connection.send(http).await;
         let took = due.elapsed();
+        if let Ok(Told::Answer { status, body, .. }) = &told
+            && op.is_none()
+        {
+            run.read(&request, *status, body);
+        }
 
         let mut state = run.lock();
         let State {

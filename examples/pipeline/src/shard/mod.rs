@@ -198,12 +198,14 @@ impl ShardError {
     }
 }
 
-/// An operation that counts.
+/// An operation that was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counted {
+pub struct Decided {
     /// The operation.
     pub op: OpId,
-    /// The account it counts for.
+    /// Its payload's fingerprint.
+    pub fingerprint: [u8; 16],
+    /// The account it counts for, or would have.
     pub account: String,
     /// Its units.
     pub quantity: u32,
@@ -213,21 +215,54 @@ pub struct Counted {
     pub offset: u64,
 }
 
+/// A letter, without its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lettered {
+    /// The operation, where the record could be read.
+    pub op: Option<OpId>,
+    /// Where the record stands in the log.
+    pub partition: u16,
+    /// Its offset there.
+    pub offset: u64,
+    /// Why, as a short class.
+    pub class: String,
+}
+
+/// An account's sums, as the shard keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sums {
+    /// The account.
+    pub account: String,
+    /// Its orders.
+    pub orders: u64,
+    /// Their units.
+    pub units: u64,
+}
+
 /// What a shard holds: the accounting's other side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Operations that count.
-    pub applied: Vec<Counted>,
+    pub applied: Vec<Decided>,
     /// Operations that were written off.
-    pub dead: Vec<OpId>,
-    /// Letters by class.
-    pub letters: Vec<(String, u64)>,
-    /// Orders summed over all accounts.
-    pub account_orders: u64,
-    /// Units summed over all accounts.
-    pub account_units: u64,
+    pub dead: Vec<Decided>,
+    /// Letters.
+    pub letters: Vec<Lettered>,
+    /// The accounts' sums.
+    pub accounts: Vec<Sums>,
     /// How far it has applied which partition.
     pub watermarks: Vec<(u16, Watermark)>,
+}
+
+impl Tally {
+    /// Orders and units, summed over all accounts.
+    pub fn sums(&self) -> (u64, u64) {
+        self.accounts
+            .iter()
+            .fold((0, 0), |(orders, units), account| {
+                (orders + account.orders, units + account.units)
+            })
+    }
 }
 
 /// One shard: a primary and what it replicates to.

@@ -25,6 +25,8 @@ use tower::{Service, ServiceExt};
 
 use self::part::{Part, Pending};
 use crate::cache::ReadCache;
+use crate::chaos::failpoint::{Step, reach};
+use crate::chaos::sabotage::{self, Sabotage};
 use crate::errors::find;
 use crate::log::{Chunk, Log, Position, ReadError};
 use crate::shard::{Applied, Batch, Fate, Query, Row, ShardError};
@@ -255,7 +257,13 @@ impl<L: Log> PartitionWorker<L> {
                     .read(self.partition, self.position, MAX_BATCH)
                     .await
                 {
-                    Ok(chunk) => self.apply(chunk).await?,
+                    Ok(chunk) => {
+                        reach(Step::AfterRead);
+                        if sabotage::on(Sabotage::CommitBeforeWrite) {
+                            self.shared.log.commit(self.partition, chunk.next);
+                        }
+                        self.apply(chunk).await?;
+                    }
                     Err(ReadError::Unavailable(why)) => self.pause(&why).await,
                     Err(damage) => return Err(damage.to_string()),
                 }
@@ -277,8 +285,11 @@ impl<L: Log> PartitionWorker<L> {
             self.homes = homes(&self.topology, self.partition, self.shared.log.partitions());
             match self.ask_all_homes().await {
                 Ok(position) => {
-                    self.position = position;
-                    self.shared.done(self.partition, position);
+                    self.position = match sabotage::on(Sabotage::SeekToCommitted) {
+                        true => self.shared.log.committed(self.partition),
+                        false => position,
+                    };
+                    self.shared.done(self.partition, self.position);
                     return Ok(());
                 }
                 Err(error) => match find::<ShardError>(&*error) {
@@ -329,6 +340,7 @@ impl<L: Log> PartitionWorker<L> {
             }
         }
         self.position = chunk.next;
+        reach(Step::BeforeCommit);
         self.shared.done(self.partition, chunk.next);
         Ok(())
     }
@@ -354,7 +366,10 @@ impl<L: Log> PartitionWorker<L> {
                 }
             }
         }
-        self.invalidate(part);
+        reach(Step::BeforeInvalidate);
+        if !sabotage::on(Sabotage::NoInvalidation) {
+            self.invalidate(part);
+        }
         if self.homes.len() > 1 {
             self.shared
                 .counters
@@ -375,6 +390,7 @@ impl<L: Log> PartitionWorker<L> {
         // Only a row that its batch continues from exactly can be written off: the sink repeats the batch
         // with another fate, and must not move the watermark over anything else.
         let alone = match &rows[..] {
+            _ if sabotage::on(Sabotage::DropPoison) => None,
             [row] if part.rows.len() == 1 && part.from.0 == row.offset => Some(row.payload.clone()),
             _ => None,
         };
@@ -440,6 +456,10 @@ impl<L: Log> PartitionWorker<L> {
             }
             Some(fatal @ ShardError::ForeignLog) => return Next::Halt(fatal.to_string()),
             Some(ShardError::Poison { offset, .. }) => {
+                if sabotage::on(Sabotage::DropPoison) {
+                    part.rows.retain(|row| row.offset != *offset);
+                    return Next::Instead(vec![part.take()]);
+                }
                 let at = part.rows.iter().position(|row| row.offset == *offset);
                 if let Some(at) = at.filter(|_| !part.is_alone()) {
                     let (before, alone, after) = part.take().around(at);

@@ -171,7 +171,9 @@ pub async fn books(data: &Path) -> Books {
         .await
         .expect("no panic")
         .expect("the directory is sound");
-    let books = Books::read(&data).await.expect("they can be read");
+    let books = Books::read(&**data.log(), data.shards())
+        .await
+        .expect("they can be read");
     data.close();
     books
 }

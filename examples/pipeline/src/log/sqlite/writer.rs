@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::check::{Checked, link, sum};
 use super::end::EndFile;
+use crate::chaos::failpoint::{Step, reach};
 use crate::data::DataError;
 use crate::log::{AppendError, Position};
 use crate::sqlite;
@@ -124,6 +125,7 @@ impl Writer {
             })
         });
         if outcome.is_ok() {
+            reach(Step::AfterMark);
             self.shared.publish(
                 self.last,
                 group
@@ -176,7 +178,9 @@ impl Writer {
                     .map_err(refused)?;
             }
         }
+        reach(Step::BeforeLogCommit);
         transaction.commit().map_err(uncommitted)?;
+        reach(Step::AfterLogCommit);
         (self.last, self.chain) = (last, chain);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Result};
 
 use super::check::Identity;
+use crate::chaos::sabotage::{self, Sabotage};
 use crate::log::{LogId, Position};
 use crate::order::Record;
 use crate::shard::{Applied, Batch, DeadRow, Fate, ShardError, State, Watermark};
@@ -86,7 +87,7 @@ pub(super) fn apply(db: &Connection, batch: &Batch) -> Outcome<Applied> {
             }));
         }
         // What lies between would never be read again.
-        Some(known) if known.position < batch.from => {
+        Some(known) if known.position < batch.from && !sabotage::on(Sabotage::JumpGaps) => {
             return Ok(Err(ShardError::Gap {
                 watermark: known.position,
             }));
@@ -100,7 +101,7 @@ pub(super) fn apply(db: &Connection, batch: &Batch) -> Outcome<Applied> {
         sums: HashMap::new(),
     };
     for row in &batch.rows {
-        if row.offset < known.position.0 {
+        if row.offset < known.position.0 && !sabotage::on(Sabotage::NoWatermark) {
             work.done.repeats += 1;
             continue;
         }
@@ -261,7 +262,7 @@ impl<'a> Work<'a> {
                 |row| row.get(0),
             )
             .optional()?;
-        if written.is_some() {
+        if written.is_some() || sabotage::on(Sabotage::NoConflict) {
             return Ok(Met::Nobody);
         }
         let fingerprint: [u8; 16] = self

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Result};
 
 use crate::log::{LogId, Position};
 use crate::order::{OpId, OrderId};
-use crate::shard::{Counted, Document, Query, State, Tally, Versioned, Watermark};
+use crate::shard::{Decided, Document, Lettered, Query, State, Sums, Tally, Versioned, Watermark};
 
 /// A product's version: above what is not there, and never raised.
 const CATALOGUE: u64 = 1;
@@ -76,33 +76,46 @@ pub(super) fn tally(db: &mut Connection) -> Result<Tally> {
     let mut tally = Tally::default();
     {
         let mut select = moment.prepare(
-            "SELECT op, state = 'applied', account, quantity, partition, offset FROM op",
+            "SELECT op, state = 'applied', fingerprint, account, quantity, partition, offset FROM op",
         )?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let op = OpId(row.get(0)?);
+            let decided = Decided {
+                op: OpId(row.get(0)?),
+                fingerprint: row.get(2)?,
+                account: row.get(3)?,
+                quantity: row.get(4)?,
+                partition: row.get(5)?,
+                offset: row.get(6)?,
+            };
             if row.get(1)? {
-                tally.applied.push(Counted {
-                    op,
-                    account: row.get(2)?,
-                    quantity: row.get(3)?,
-                    partition: row.get(4)?,
-                    offset: row.get(5)?,
-                });
+                tally.applied.push(decided);
             } else {
-                tally.dead.push(op);
+                tally.dead.push(decided);
             }
         }
-        tally.letters = moment
-            .prepare("SELECT class, count(*) FROM letter GROUP BY class ORDER BY class")?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_>>()?;
-        (tally.account_orders, tally.account_units) = moment.query_row(
-            "SELECT coalesce(sum(orders), 0), coalesce(sum(units), 0) FROM account",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
     }
+    tally.letters = moment
+        .prepare("SELECT op, partition, offset, class FROM letter")?
+        .query_map([], |row| {
+            Ok(Lettered {
+                op: row.get::<_, Option<[u8; 16]>>(0)?.map(OpId),
+                partition: row.get(1)?,
+                offset: row.get(2)?,
+                class: row.get(3)?,
+            })
+        })?
+        .collect::<Result<_>>()?;
+    tally.accounts = moment
+        .prepare("SELECT id, orders, units FROM account")?
+        .query_map([], |row| {
+            Ok(Sums {
+                account: row.get(0)?,
+                orders: row.get(1)?,
+                units: row.get(2)?,
+            })
+        })?
+        .collect::<Result<_>>()?;
     tally.watermarks = moment
         .prepare("SELECT partition, log, epoch, position FROM watermark ORDER BY partition")?
         .query_map([], |row| {

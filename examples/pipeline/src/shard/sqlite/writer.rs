@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::apply::{self, Outcome};
 use super::check::Identity;
+use crate::chaos::failpoint::{Step, reach};
 use crate::log::LogId;
 use crate::shard::{Applied, Batch, ShardError, Watermark};
 use crate::sqlite;
@@ -92,7 +93,9 @@ impl Writer {
                 Job::Stop => continue,
             });
         }
+        reach(Step::BeforeShardCommit);
         transaction.commit()?;
+        reach(Step::AfterShardCommit);
         Ok(group
             .drain(..)
             .zip(outcomes)
