@@ -6,6 +6,7 @@
 
 mod allocations;
 mod drops;
+mod kafka;
 mod port;
 mod proxy;
 mod redis;
@@ -13,6 +14,7 @@ mod resp;
 
 pub use allocations::count_allocations;
 pub use drops::drop_at_every_poll;
+pub use kafka::{KAFKA_VERSION, Kafka, KafkaLayout, kafka_jars};
 pub use port::free_port;
 pub use proxy::Proxy;
 pub use redis::Redis;

@@ -182,7 +182,7 @@ impl Redis {
             .spawn()
             .unwrap_or_else(|error| panic!("{}", cannot_run(&program, &error)));
         let (ready, is_ready) = oneshot::channel();
-        thread::spawn(move || follow(BufReader::new(output), ready));
+        thread::spawn(move || follow(BufReader::new(output), READY, ready));
         *self.process() = Some(child);
         let outcome = is_ready
             .await
@@ -212,15 +212,15 @@ impl Drop for Redis {
     }
 }
 
-/// Reads the log to its end, so that the server never blocks on a full pipe, and answers once.
-fn follow(lines: impl BufRead, ready: oneshot::Sender<Result<(), String>>) {
+/// Reads the log to its end, so that the server never blocks on a full pipe, and answers once: with `up`'s line, or with the log.
+pub(crate) fn follow(lines: impl BufRead, up: &str, ready: oneshot::Sender<Result<(), String>>) {
     let mut ready = Some(ready);
     let mut log = String::new();
     for line in lines.lines().map_while(Result::ok) {
         let Some(waiting) = ready.take() else {
             continue;
         };
-        if line.contains(READY) {
+        if line.contains(up) {
             // Nobody listens any more when the test was dropped while the server came up.
             let _ = waiting.send(Ok(()));
         } else {

@@ -29,7 +29,7 @@ pub(super) fn install(server: &Server) -> Result<()> {
         server.package,
     ]))
     .with_context(|| format!("{} cannot be installed", server.package))?;
-    if ran_before.is_some() {
+    if server.pid_file.is_none() || ran_before.is_some() {
         return Ok(());
     }
     if let Some(service) = running(server) {
@@ -62,7 +62,7 @@ fn apt_get() -> Command {
 
 /// The service's process, if it runs.
 fn running(server: &Server) -> Option<Pid> {
-    let pid = std::fs::read_to_string(server.pid_file).ok()?;
+    let pid = std::fs::read_to_string(server.pid_file?).ok()?;
     let pid = Pid::from_raw(pid.trim().parse().ok()?)?;
     test_kill_process(pid).ok().map(|()| pid)
 }

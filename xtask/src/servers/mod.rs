@@ -4,6 +4,7 @@
 //! here is the program.
 
 mod debian;
+mod kafka;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use anyhow::{Result, bail};
 
 use crate::process::say;
 
-/// A server that tests start.
+/// A program that tests start, or that brings what they start.
 #[derive(Debug)]
 struct Server {
     /// The program's file name.
@@ -22,8 +23,8 @@ struct Server {
     variable: &'static str,
     /// Its package on Debian, and the name of the service in it.
     package: &'static str,
-    /// The file in which a service that the package started writes its process id.
-    pid_file: &'static str,
+    /// The file in which a service that the package started writes its process id, where it starts one.
+    pid_file: Option<&'static str>,
     /// The oldest version that will do (major, minor), and what for.
     oldest: (u32, u32),
     why: &'static str,
@@ -35,7 +36,7 @@ const SERVERS: &[Server] = &[Server {
     program: "redis-server",
     variable: "REDIS_SERVER",
     package: "redis-server",
-    pid_file: "/run/redis/redis-server.pid",
+    pid_file: Some("/run/redis/redis-server.pid"),
     oldest: (7, 0),
     why: "SET with both NX and GET",
     elsewhere: "macOS: brew install redis; Fedora: dnf install redis; others: https://redis.io",
@@ -43,10 +44,12 @@ const SERVERS: &[Server] = &[Server {
 
 /// Finds each server, or installs it; the variables that tell the tests where it is.
 pub(crate) fn ready() -> Result<Vec<(&'static str, OsString)>> {
-    SERVERS
-        .iter()
-        .map(|server| Ok((server.variable, server.ready()?.into_os_string())))
-        .collect()
+    let mut variables = Vec::new();
+    for server in SERVERS {
+        variables.push((server.variable, server.ready()?.into_os_string()));
+    }
+    variables.extend(kafka::ready()?);
+    Ok(variables)
 }
 
 impl Server {
@@ -128,11 +131,14 @@ fn on_path(name: &Path, path: &OsStr) -> Option<PathBuf> {
         .find(runs)
 }
 
-/// The first `v=7.0` or `v7.0` of a line such as `Redis server v=7.0.15 sha=00000000:0 ...`.
+/// The first version number in what a program says of itself: `v=7.0.15`, `v7.0`, `17.0.15` or `21`.
 fn version(output: &str) -> Option<(u32, u32)> {
     output.split_whitespace().find_map(|word| {
-        let mut parts = word.strip_prefix('v')?.trim_start_matches('=').split('.');
-        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+        let word = word.strip_prefix('v').unwrap_or(word);
+        let mut parts = word.trim_start_matches('=').split('.');
+        let major = parts.next()?.parse().ok()?;
+        let minor = parts.next().map_or(Ok(0), str::parse).ok()?;
+        Some((major, minor))
     })
 }
 
@@ -145,7 +151,13 @@ mod tests {
         let said = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=1";
         assert_eq!(version(said), Some((7, 0)));
         assert_eq!(version("Redis server v=12.4-rc1.0"), None);
-        assert_eq!(version("Redis server version 2.4.10 (00000000:0)"), None);
+        let old = "Redis server version 2.4.10 (00000000:0)";
+        assert_eq!(version(old), Some((2, 4)));
+        assert_eq!(
+            version("openjdk 17.0.15 2025-04-15\nOpenJDK"),
+            Some((17, 0))
+        );
+        assert_eq!(version("openjdk 21 2023-09-19"), Some((21, 0)));
         assert_eq!(version(""), None);
     }
 
