@@ -62,7 +62,15 @@ fn apt_get() -> Command {
 
 /// The service's process, if it runs.
 fn running(server: &Server) -> Option<Pid> {
-    let pid = std::fs::read_to_string(server.pid_file?).ok()?;
-    let pid = Pid::from_raw(pid.trim().parse().ok()?)?;
+    let place = Path::new(server.pid_file?);
+    let file = if place.is_dir() {
+        let files = std::fs::read_dir(place).ok()?;
+        let mut files = files.filter_map(|entry| Some(entry.ok()?.path()));
+        files.find(|file| file.extension().is_some_and(|extension| extension == "pid"))?
+    } else {
+        place.to_owned()
+    };
+    let pid = std::fs::read_to_string(file).ok()?;
+    let pid = Pid::from_raw(pid.lines().next()?.trim().parse().ok()?)?;
     test_kill_process(pid).ok().map(|()| pid)
 }

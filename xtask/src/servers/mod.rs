@@ -23,7 +23,10 @@ struct Server {
     variable: &'static str,
     /// Its package on Debian, and the name of the service in it.
     package: &'static str,
-    /// The file in which a service that the package started writes its process id, where it starts one.
+    /// The directory, off the path, in which distributions have one for each version, with programs in `bin`.
+    versions: Option<&'static str>,
+    /// The file in which a service that the package started writes its process id, where it starts one, or the
+    /// directory of such files.
     pid_file: Option<&'static str>,
     /// The oldest version that will do (major, minor), and what for.
     oldest: (u32, u32),
@@ -32,15 +35,29 @@ struct Server {
     elsewhere: &'static str,
 }
 
-const SERVERS: &[Server] = &[Server {
-    program: "redis-server",
-    variable: "REDIS_SERVER",
-    package: "redis-server",
-    pid_file: Some("/run/redis/redis-server.pid"),
-    oldest: (7, 0),
-    why: "SET with both NX and GET",
-    elsewhere: "macOS: brew install redis; Fedora: dnf install redis; others: https://redis.io",
-}];
+const SERVERS: &[Server] = &[
+    Server {
+        program: "redis-server",
+        variable: "REDIS_SERVER",
+        package: "redis-server",
+        versions: None,
+        pid_file: Some("/run/redis/redis-server.pid"),
+        oldest: (7, 0),
+        why: "SET with both NX and GET",
+        elsewhere: "macOS: brew install redis; Fedora: dnf install redis; others: https://redis.io",
+    },
+    Server {
+        program: "postgres",
+        variable: "POSTGRES_SERVER",
+        package: "postgresql",
+        versions: Some("/usr/lib/postgresql"),
+        pid_file: Some("/run/postgresql"),
+        oldest: (13, 0),
+        why: "replicas that change their primary without a restart",
+        elsewhere: "macOS: brew install postgresql; Fedora: dnf install postgresql-server; others: \
+                    https://www.postgresql.org",
+    },
+];
 
 /// Finds each server, or installs it; the variables that tell the tests where it is.
 pub(crate) fn ready() -> Result<Vec<(&'static str, OsString)>> {
@@ -86,7 +103,22 @@ impl Server {
                 found => Ok(found),
             };
         }
-        Ok(on_path(Path::new(self.program), path))
+        Ok(on_path(Path::new(self.program), path).or_else(|| self.newest()))
+    }
+
+    /// The program of the newest version, where versions have directories of their own.
+    fn newest(&self) -> Option<PathBuf> {
+        let versions = std::fs::read_dir(self.versions?).ok()?;
+        let number = |entry: &std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+        let mut found: Vec<(u32, PathBuf)> = versions
+            .filter_map(Result::ok)
+            .filter_map(|entry| {
+                Some((number(&entry)?, entry.path().join("bin").join(self.program)))
+            })
+            .filter(|(_, program)| on_path(program, OsStr::new("")).is_some())
+            .collect();
+        found.sort();
+        found.pop().map(|(_, program)| program)
     }
 
     fn check(&self, program: &Path) -> Result<()> {
@@ -158,7 +190,37 @@ mod tests {
             Some((17, 0))
         );
         assert_eq!(version("openjdk 21 2023-09-19"), Some((21, 0)));
+        let debian = "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)";
+        assert_eq!(version(debian), Some((15, 14)));
         assert_eq!(version(""), None);
+    }
+
+    #[test]
+    fn of_versions_that_lie_beside_each_other_the_newest_is_taken() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = tempfile::tempdir().unwrap();
+        let bin = |version: &str| place.path().join(version).join("bin");
+        for version in ["9", "13", "15", "16", "old"] {
+            std::fs::create_dir_all(bin(version)).unwrap();
+            let program = bin(version).join("postgres");
+            std::fs::write(&program, "").unwrap();
+            // Of 16 only the clients are there.
+            let mode = if version == "16" { 0o644 } else { 0o755 };
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let versions: &'static str = place.path().to_str().unwrap().to_owned().leak();
+        let server = Server {
+            program: "postgres",
+            variable: "NOBODY_NAMES_IT",
+            package: "postgresql",
+            versions: Some(versions),
+            pid_file: None,
+            oldest: (13, 0),
+            why: "",
+            elsewhere: "",
+        };
+        let found = server.find(OsStr::new("")).unwrap();
+        assert_eq!(found, Some(bin("15").join("postgres")));
     }
 
     #[test]

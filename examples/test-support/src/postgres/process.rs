@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::process::{Child, Command};
 use std::thread;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
@@ -101,7 +100,7 @@ impl Process {
 /// Processes end and stop a moment after they are told to; nobody but their parent is told of it.
 fn until(mut is_so: impl FnMut() -> bool) {
     while !is_so() {
-        thread::sleep(Duration::from_millis(1));
+        thread::yield_now();
     }
 }
 
