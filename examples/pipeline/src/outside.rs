@@ -1,6 +1,8 @@
 //! The checker that stands outside: it sends load, keeps its own record of what it was told, and later compares
 //! that with what lies on the disk.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 
 use crate::accounting::{Accounting, Books};
@@ -12,6 +14,9 @@ use crate::report::Percentiles;
 
 /// Users that the load plays.
 pub const USERS: usize = 50_000;
+
+/// How long the server may take to show everything as decided, once the load is through.
+const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// Sends load. It is done when every answer is noted, whatever the answers were.
 pub fn load(args: &LoadArgs) -> anyhow::Result<bool> {
@@ -33,7 +38,7 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<bool> {
     let run = Run::new(&load, Some(file));
     let (orders, accounts) = runtime("load", 1)?.block_on(async {
         run.drive(&load).await;
-        run.read_back(load.server, args.read_back).await
+        run.read_back(load.server, args.read_back, CATCH_UP).await
     });
     run.look(|ledger, sent| {
         for ((kind, status), n) in &sent.statuses {

@@ -11,9 +11,6 @@ use super::reads::Shown;
 use super::{Run, encode};
 use crate::order::{OpId, OrderId};
 
-/// How long it may take until everything is shown as it should be. What is not then is noted as it is shown.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// How long to wait before asking again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -25,9 +22,15 @@ struct Wanted {
 
 impl Run {
     /// Reads so many accounts and all their orders, again until they are shown as decided, and notes what they are
-    /// shown as in the end. Answers how many accounts and orders those were.
-    pub async fn read_back(&self, server: std::net::SocketAddr, accounts: usize) -> (usize, usize) {
-        let until = Instant::now() + PATIENCE;
+    /// shown as in the end. It has this much patience with all of them: what is not shown as it should be then is
+    /// noted as it is shown. Answers how many orders and accounts were read.
+    pub async fn read_back(
+        &self,
+        server: std::net::SocketAddr,
+        accounts: usize,
+        patience: Duration,
+    ) -> (usize, usize) {
+        let until = Instant::now() + patience;
         let mut connection = Connection::new(server);
         for wanted in self.wanted(accounts) {
             self.one(&mut connection, &wanted, until).await;

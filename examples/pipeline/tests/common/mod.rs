@@ -24,7 +24,12 @@ pub struct Server {
 impl Server {
     /// Starts it on a free port and waits until it listens.
     pub fn start(data: &Path, more: &[&str]) -> Self {
-        let mut child = command(data, more)
+        Self::spawn(command(data, more))
+    }
+
+    /// Starts what was prepared and waits until it listens.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .spawn()
             .expect("the binary starts");
@@ -42,9 +47,15 @@ impl Server {
         Self { child, address }
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is ours").is_some()
+    }
+
     /// Ends it at once, as a crash would.
     pub fn kill(mut self) {
-        self.signal(Signal::KILL);
+        // It fails only for what has ended already.
+        let _ = self.child.kill();
         self.child.wait().expect("it ends");
     }
 
