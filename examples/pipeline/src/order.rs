@@ -181,7 +181,7 @@ impl Record {
     }
 }
 
-fn digest(parts: &[&[u8]]) -> [u8; 16] {
+pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());

@@ -65,13 +65,11 @@ pub(super) async fn place<L: Log>(
             metrics::counter!("pipeline_orders_accepted_total").increment(1);
             let pending = reads::pending(id, &record);
             // Below the version that applying will give it, so that it can never cover the outcome.
-            api.cache.set(
-                Query::Order(id),
-                Loaded {
-                    version: offset,
-                    answer: pending,
-                },
-            );
+            let pending = Loaded {
+                version: offset,
+                answer: pending,
+            };
+            api.cache.set_everywhere(Query::Order(id), pending).await;
             accepted(id)
         }
         Err(AppendError::Refused(why)) => {
@@ -107,7 +105,7 @@ fn append_later<L: Log>(api: &Arc<Api<L>>, partition: u16, record: &Record) {
 /// The fingerprint of an operation that its shard has decided. Nothing, too, when the shard does not say so
 /// in time: the log takes orders while a shard is out, and the shard will see a repeat for what it is.
 async fn decided<L: Log>(api: &Api<L>, id: OrderId) -> Option<[u8; 16]> {
-    let asked = reads::ask(&api.shards, id.slot, Query::Order(id));
+    let asked = reads::ask(&api.shards, id.slot, Query::Order(id), 0);
     match tokio::time::timeout(DECIDED, asked).await {
         Ok(Ok(Versioned {
             document: Some(Document::Order { fingerprint, .. }),

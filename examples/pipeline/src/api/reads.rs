@@ -1,7 +1,6 @@
 //! Answering reads: from the cache, or from a replica of the shard that owns the slot.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -12,17 +11,11 @@ use serde::Serialize;
 
 use super::Api;
 use super::problem::Problem;
-use crate::cache::{Answer, LoadError, Loaded};
+use crate::cache::{Answer, Class, LoadError, Loaded};
 use crate::log::Log;
 use crate::order::{OrderId, Principal, Record};
 use crate::shard::{Document, Query, State as OrderState, Versioned};
 use crate::shards::{self, Ask, ShardAnswer, Shards};
-
-/// How long what is not there stays not there, for readers.
-const KEEP_ABSENT: Duration = Duration::from_secs(1);
-
-/// How long an accepted order is shown as such, should its end never be heard of.
-const KEEP_PENDING: Duration = Duration::from_secs(60);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,7 +70,7 @@ pub(super) async fn order<L: Log>(
                 class.as_deref(),
                 &item,
                 quantity,
-                Duration::from_secs(5 * 60),
+                Class::Response,
             )
         }
         _ => absent_body("order"),
@@ -103,7 +96,7 @@ pub(super) async fn user<L: Log>(
                     orders,
                     units,
                 },
-                Duration::from_secs(15 * 60),
+                Class::Profile,
             ),
             _ => absent_body("user"),
         },
@@ -128,7 +121,7 @@ pub(super) async fn product<L: Log>(
                     name: &name,
                     price_cents,
                 };
-                json(&body, Duration::from_secs(60 * 60))
+                json(&body, Class::Product)
             }
             _ => absent_body("product"),
         },
@@ -146,8 +139,8 @@ async fn read<L: Log>(
     let shards = api.shards.clone();
     let found = api
         .cache
-        .get(query, |query| async move {
-            let Versioned { version, document } = ask(&shards, slot, query).await?;
+        .get(query, move |query, at_least| async move {
+            let Versioned { version, document } = ask(&shards, slot, query, at_least).await?;
             Ok(Loaded {
                 version,
                 answer: show(document),
@@ -166,9 +159,14 @@ async fn read<L: Log>(
     }
 }
 
-/// Asks a shard for a document.
-pub(super) async fn ask(shards: &Shards, slot: Slot, query: Query) -> Result<Versioned, LoadError> {
-    match shards::ask(shards, slot, Ask::Read(query)).await? {
+/// Asks a shard for a document of this version or a higher one: a replica, or the primary where that lags.
+pub(super) async fn ask(
+    shards: &Shards,
+    slot: Slot,
+    query: Query,
+    at_least: u64,
+) -> Result<Versioned, LoadError> {
+    match shards::ask(shards, slot, Ask::Read { query, at_least }).await? {
         ShardAnswer::Document(found) => Ok(found),
         other => Err(BoxError::from(format!("a read was answered by {other:?}")).into()),
     }
@@ -182,7 +180,7 @@ pub(super) fn pending(id: OrderId, record: &Record) -> Answer {
         None,
         &record.item,
         record.quantity,
-        KEEP_PENDING,
+        Class::Pending,
     )
 }
 
@@ -192,7 +190,7 @@ fn order_body(
     reason: Option<&str>,
     item: &str,
     quantity: u32,
-    keep: Duration,
+    class: Class,
 ) -> Answer {
     json(
         &OrderBody {
@@ -202,16 +200,16 @@ fn order_body(
             item,
             quantity,
         },
-        keep,
+        class,
     )
 }
 
-fn json(body: &impl Serialize, keep: Duration) -> Answer {
+fn json(body: &impl Serialize, class: Class) -> Answer {
     let body = serde_json::to_vec(body).expect("an answer of plain fields serialises");
     Answer {
         status: StatusCode::OK,
         body: body.into(),
-        keep,
+        keep: class.keep(),
     }
 }
 
@@ -234,6 +232,6 @@ fn absent_body(what: &'static str) -> Answer {
     Answer {
         status: StatusCode::NOT_FOUND,
         body: Bytes::from(body),
-        keep: KEEP_ABSENT,
+        keep: Class::Absent.keep(),
     }
 }

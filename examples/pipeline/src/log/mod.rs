@@ -89,7 +89,8 @@ pub trait Log: Send + Sync + 'static {
         payload: Bytes,
     ) -> impl Future<Output = Result<u64, AppendError>> + Send;
 
-    /// Reads up to `max` records from `from`, at once: an empty chunk means that there is nothing yet.
+    /// Reads up to `max` records from `from`. An empty chunk means that there is nothing yet; a log that lies
+    /// elsewhere may wait a moment before it says so.
     fn read(
         &self,
         partition: u16,
@@ -104,8 +105,37 @@ pub trait Log: Send + Sync + 'static {
     /// for people who watch lag.
     fn commit(&self, partition: u16, position: Position);
 
-    /// What was last committed.
-    fn committed(&self, partition: u16) -> Position;
+    /// What was last committed, or the start.
+    fn committed(
+        &self,
+        partition: u16,
+    ) -> impl Future<Output = Result<Position, ReadError>> + Send;
+
+    /// Follows where a partition is read. A log of one process is read here.
+    fn reader(&self, _partition: u16) -> watch::Receiver<Reader> {
+        watch::channel(Reader::Here).1
+    }
+
+    /// Drops what lies below a position in all partitions, where nobody else does so. Whoever calls it has to
+    /// know that every shard is past the position.
+    ///
+    /// # Errors
+    ///
+    /// As for an append.
+    fn prune(&self, _below: Position) -> impl Future<Output = Result<(), AppendError>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// Where a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Nobody said yet.
+    Unknown,
+    /// By this process.
+    Here,
+    /// By another one.
+    Elsewhere,
 }
 
 impl fmt::Display for AppendError {

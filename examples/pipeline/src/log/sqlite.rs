@@ -137,18 +137,6 @@ impl SqliteLog {
         })
     }
 
-    /// Drops the records below a position in all partitions. A read below what is left of its partition is
-    /// refused from then on; the offsets are never given out again.
-    ///
-    /// Whoever calls it has to know that every shard is past the position.
-    ///
-    /// # Errors
-    ///
-    /// As for an append.
-    pub async fn prune(&self, below: Position) -> Result<(), AppendError> {
-        self.ask(|answer| Job::Prune { below, answer }).await
-    }
-
     /// Finishes what was asked before and ends the threads. From then on everything is refused.
     pub fn close(&self) {
         let writer = self
@@ -285,8 +273,15 @@ impl Log for SqliteLog {
         state.dirty.store(true, Ordering::Release);
     }
 
-    fn committed(&self, partition: u16) -> Position {
-        Position(self.partition(partition).committed.load(Ordering::Acquire))
+    async fn committed(&self, partition: u16) -> Result<Position, ReadError> {
+        let committed = &self.partition(partition).committed;
+        Ok(Position(committed.load(Ordering::Acquire)))
+    }
+
+    /// A read below what is left of its partition is refused from then on; the offsets are never given out
+    /// again.
+    async fn prune(&self, below: Position) -> Result<(), AppendError> {
+        self.ask(|answer| Job::Prune { below, answer }).await
     }
 }
 

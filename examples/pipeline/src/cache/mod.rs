@@ -1,0 +1,382 @@
+//! The read cache: versioned, so that a slow reader cannot put back what a commit just replaced.
+//!
+//! It has one level in each process, and a second one that processes share where there are several
+//! ([`SecondLevel`]). Both follow the same rules.
+//!
+//! A commit invalidates by leaving a tombstone "at least version v". A value that was loaded at a lower
+//! version loses against it, however late it arrives. The tombstone outlives any load ([`LOAD_DEADLINE`]).
+//! Identical reads that miss together share one load; an invalidation in between detaches it, so that who asks
+//! after a commit never joins a load from before it. In the second level one process at a time is let go to the
+//! shard, and the others wait a moment for what it finds.
+
+#[cfg(feature = "services")]
+mod redis;
+mod second;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use http::StatusCode;
+use moka::Expiry;
+use moka::ops::compute::Op;
+use moka::sync::Cache;
+
+use crate::shard::Query;
+
+#[cfg(feature = "services")]
+pub use self::redis::RedisLevel;
+pub use self::second::{Looked, SecondLevel};
+
+/// The longest that a load may take; it is given up after that.
+pub const LOAD_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a tombstone stands: longer than any load that began before it.
+const TOMBSTONE: Duration = Duration::from_secs(10);
+
+/// How long a process may answer by itself where another one may have been told that it is outdated.
+const FIRST_LEVEL: Duration = Duration::from_secs(1);
+
+/// How long to wait before asking again for what another process loads.
+const ELSEWHERE: Duration = Duration::from_millis(10);
+
+/// What kind of answer it is, and so how long it is kept. What is financial is no kind: it is never cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// What is known of a user.
+    Profile,
+    /// A product of the catalogue.
+    Product,
+    /// The answer of an API about something that moves.
+    Response,
+    /// That there is nothing.
+    Absent,
+    /// An order that is not decided yet, should its end never be heard of.
+    Pending,
+}
+
+impl Class {
+    /// How long it is kept, before the spread.
+    pub const fn keep(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Profile => 15 * 60,
+            Self::Product => 60 * 60,
+            Self::Response => 5 * 60,
+            Self::Pending => 60,
+            Self::Absent => 1,
+        })
+    }
+}
+
+/// Spread by a tenth either way: what was loaded together must not expire together.
+fn spread(keep: Duration) -> Duration {
+    keep.mul_f64(fastrand::f64().mul_add(0.2, 0.9))
+}
+
+/// An answer as it goes to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// 200 or 404.
+    pub status: StatusCode,
+    /// The body.
+    pub body: Bytes,
+    /// How long it may be kept.
+    pub keep: Duration,
+}
+
+/// An answer with the version it holds for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The version it was read at.
+    pub version: u64,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Why a load did not answer.
+pub type LoadError = Arc<dyn std::error::Error + Send + Sync>;
+
+type Load = Shared<BoxFuture<'static, Result<Answer, LoadError>>>;
+
+#[derive(Clone)]
+enum Entry {
+    Value(Loaded),
+    Tombstone { version: u64 },
+}
+
+impl Entry {
+    fn version(&self) -> u64 {
+        match self {
+            Self::Value(loaded) => loaded.version,
+            Self::Tombstone { version } => *version,
+        }
+    }
+}
+
+/// The cache; clones share it.
+#[derive(Clone)]
+pub struct ReadCache {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    second: Option<Arc<dyn SecondLevel>>,
+    entries: Cache<Query, Entry>,
+    loads: Mutex<HashMap<Query, (u64, Load)>>,
+    next_load: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    loads_begun: AtomicU64,
+}
+
+struct Keep {
+    at_most: Duration,
+}
+
+impl Expiry<Query, Entry> for Keep {
+    fn expire_after_create(&self, _: &Query, entry: &Entry, _: Instant) -> Option<Duration> {
+        Some(match entry {
+            Entry::Tombstone { .. } => TOMBSTONE,
+            Entry::Value(loaded) => spread(loaded.answer.keep).min(self.at_most),
+        })
+    }
+
+    fn expire_after_update(
+        &self,
+        query: &Query,
+        entry: &Entry,
+        now: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(query, entry, now)
+    }
+}
+
+impl ReadCache {
+    /// A cache of at most `capacity` entries, tombstones included, for a process that is alone.
+    pub fn new(capacity: u64) -> Self {
+        Self::build(capacity, None, Duration::MAX)
+    }
+
+    /// A cache over a second level, which other processes use too.
+    pub fn over(capacity: u64, second: Arc<dyn SecondLevel>) -> Self {
+        Self::build(capacity, Some(second), FIRST_LEVEL)
+    }
+
+    fn build(capacity: u64, second: Option<Arc<dyn SecondLevel>>, at_most: Duration) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                second,
+                entries: Cache::builder()
+                    .max_capacity(capacity)
+                    .expire_after(Keep { at_most })
+                    .build(),
+                loads: Mutex::new(HashMap::new()),
+                next_load: AtomicU64::new(0),
+                hits: AtomicU64::new(0),
+                misses: AtomicU64::new(0),
+                loads_begun: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Whether other processes share a level of it.
+    pub fn is_shared(&self) -> bool {
+        self.inner.second.is_some()
+    }
+
+    /// Whether what is shared can be reached, as far as is known without asking.
+    pub fn is_reachable(&self) -> bool {
+        self.inner.second.as_ref().is_none_or(|s| s.is_reachable())
+    }
+
+    /// What is cached, or else what `load` finds, which is told the lowest version that will do. The load goes on
+    /// in a task of its own when the caller leaves, since others may wait for it.
+    pub async fn get<F, L>(&self, query: Query, load: F) -> Result<Answer, LoadError>
+    where
+        F: FnOnce(Query, u64) -> L + Send + 'static,
+        L: Future<Output = Result<Loaded, LoadError>> + Send + 'static,
+    {
+        let at_least = match self.inner.entries.get(&query) {
+            Some(Entry::Value(loaded)) => {
+                self.inner.hits.fetch_add(1, Ordering::Relaxed);
+                return Ok(loaded.answer);
+            }
+            Some(Entry::Tombstone { version }) => version,
+            None => 0,
+        };
+        if self.inner.second.is_none() {
+            self.inner.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        let shared = {
+            let mut loads = self.loads();
+            match loads.get(&query) {
+                Some((_, load)) => load.clone(),
+                None => {
+                    let id = self.inner.next_load.fetch_add(1, Ordering::Relaxed);
+                    let shared = self.start(id, query.clone(), at_least, load);
+                    loads.insert(query, (id, shared.clone()));
+                    shared
+                }
+            }
+        };
+        shared.await
+    }
+
+    fn start<F, L>(&self, id: u64, query: Query, at_least: u64, load: F) -> Load
+    where
+        F: FnOnce(Query, u64) -> L + Send + 'static,
+        L: Future<Output = Result<Loaded, LoadError>> + Send + 'static,
+    {
+        let cache = self.clone();
+        let task = tokio::spawn(async move {
+            let found = cache.find(query.clone(), at_least, load);
+            let answer = match tokio::time::timeout(LOAD_DEADLINE, found).await {
+                Ok(Ok(loaded)) => {
+                    cache.set(query.clone(), loaded.clone());
+                    Ok(loaded.answer)
+                }
+                Ok(Err(error)) => Err(error),
+                Err(elapsed) => Err(Arc::new(elapsed) as LoadError),
+            };
+            let mut loads = cache.loads();
+            if loads.get(&query).is_some_and(|(current, _)| *current == id) {
+                loads.remove(&query);
+            }
+            answer
+        });
+        async move {
+            task.await
+                .unwrap_or_else(|panic| Err(Arc::new(panic) as LoadError))
+        }
+        .boxed()
+        .shared()
+    }
+
+    /// What the second level has, or else what the load finds.
+    async fn find<F, L>(
+        &self,
+        query: Query,
+        mut at_least: u64,
+        load: F,
+    ) -> Result<Loaded, LoadError>
+    where
+        F: FnOnce(Query, u64) -> L,
+        L: Future<Output = Result<Loaded, LoadError>>,
+    {
+        let Some(second) = &self.inner.second else {
+            self.inner.loads_begun.fetch_add(1, Ordering::Relaxed);
+            return load(query, at_least).await;
+        };
+        loop {
+            match second.get(&query).await {
+                Looked::Value(loaded) if loaded.version >= at_least => {
+                    self.inner.hits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(loaded);
+                }
+                // What this process was told of has not arrived there yet.
+                Looked::Value(_) | Looked::Unreachable => break,
+                Looked::Load { at_least: there } => {
+                    at_least = at_least.max(there);
+                    break;
+                }
+                Looked::Wait => tokio::time::sleep(ELSEWHERE).await,
+            }
+        }
+        self.inner.misses.fetch_add(1, Ordering::Relaxed);
+        self.inner.loads_begun.fetch_add(1, Ordering::Relaxed);
+        let loaded = load(query.clone(), at_least).await?;
+        second.set(&query, &loaded).await;
+        Ok(loaded)
+    }
+
+    /// Puts in a value, unless something of a higher version stands there.
+    pub fn set(&self, query: Query, loaded: Loaded) {
+        self.put(query, Entry::Value(loaded));
+    }
+
+    /// The same in both levels, so that every process answers by it. When the second one cannot be reached the first
+    /// has it all the same.
+    pub async fn set_everywhere(&self, query: Query, loaded: Loaded) {
+        if let Some(second) = &self.inner.second {
+            second.set(&query, &loaded).await;
+        }
+        self.set(query, loaded);
+    }
+
+    /// Makes sure that nothing below the versions is answered from here on. False where the second level could not
+    /// be told: then it is to be told again.
+    pub async fn invalidate_all(&self, changed: Vec<(Query, u64)>) -> bool {
+        let told = match &self.inner.second {
+            Some(second) => second.invalidate(&changed).await,
+            None => true,
+        };
+        for (query, version) in changed {
+            self.invalidate(query, version);
+        }
+        told
+    }
+
+    /// Makes sure that nothing below `version` is answered from here on.
+    pub fn invalidate(&self, query: Query, version: u64) {
+        self.loads().remove(&query);
+        self.put(query, Entry::Tombstone { version });
+    }
+
+    fn put(&self, query: Query, new: Entry) {
+        self.inner
+            .entries
+            .entry(query)
+            .and_compute_with(|old| match old {
+                Some(old) if old.value().version() > new.version() => Op::Nop,
+                // At the same version a value is what the tombstone waited for, never the other way round.
+                Some(old)
+                    if old.value().version() == new.version()
+                        && matches!(new, Entry::Tombstone { .. }) =>
+                {
+                    Op::Nop
+                }
+                _ => Op::Put(new),
+            });
+    }
+
+    /// Loads that went to a shard.
+    pub fn loads_begun(&self) -> u64 {
+        self.inner.loads_begun.load(Ordering::Relaxed)
+    }
+
+    /// Reads answered from the cache, and reads that went on. Over a second level, reads that joined another one
+    /// are not counted.
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        (
+            self.inner.hits.load(Ordering::Relaxed),
+            self.inner.misses.load(Ordering::Relaxed),
+        )
+    }
+
+    fn loads(&self) -> std::sync::MutexGuard<'_, HashMap<Query, (u64, Load)>> {
+        // The map is whole between any two statements, so a panic elsewhere does not spoil it.
+        self.inner
+            .loads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ReadCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (hits, misses) = self.hits_and_misses();
+        f.debug_struct("ReadCache")
+            .field("hits", &hits)
+            .field("misses", &misses)
+            .finish_non_exhaustive()
+    }
+}

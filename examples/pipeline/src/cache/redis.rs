@@ -1,0 +1,252 @@
+//! The second level on Redis: one key for each answer, and one for who loads it.
+//!
+//! An entry is its version as 20 digits, so that bytes compare as numbers do, then `V`, the status, how long it is
+//! kept and the body; or `T` for a tombstone.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use http::StatusCode;
+use redis::{Cmd, Value};
+use seawall_redis::{BreakerState, Client, Error, Script, Source};
+
+use super::{Answer, LOAD_DEADLINE, Loaded, Looked, SecondLevel, spread};
+use crate::order::{digest, hex};
+use crate::shard::Query;
+
+/// How long a tombstone stands: longer than any load that began before it, on a replica that lags as far as one is
+/// still read from.
+const TOMBSTONE: Duration = Duration::from_secs(120);
+
+/// Tombstones in one call, where one call may touch many keys.
+const TOMBSTONES: usize = 128;
+
+/// Digits of a version, and where in an entry the rest begins.
+const VERSION: usize = 20;
+
+/// Digits of the time that an answer is kept, in milliseconds.
+const KEEP: usize = 10;
+
+/// Answers with the entry; with 1 and the tombstone, if any, to who is to load; with 0 to those who are to wait.
+static LOOK: Script = Script::new(
+    "local found = redis.call('GET', KEYS[1])
+     if found and string.sub(found, 21, 21) == 'V' then return found end
+     if redis.call('SET', KEYS[2], '', 'NX', 'PX', ARGV[1]) then return {1, found or ''} end
+     return {0, ''}",
+);
+
+static SET: Script = Script::new(
+    "redis.call('DEL', KEYS[2])
+     if redis.call('GETRANGE', KEYS[1], 0, 19) > ARGV[1] then return 0 end
+     redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2], 'PX', ARGV[3])
+     return 1",
+);
+
+static INVALIDATE: Script = Script::new(
+    "for i = 1, #KEYS do
+         if redis.call('GETRANGE', KEYS[i], 0, 19) < ARGV[i + 1] then
+             redis.call('SET', KEYS[i], ARGV[i + 1] .. 'T', 'PX', ARGV[1])
+         end
+     end
+     return #KEYS",
+);
+
+/// The second level on Redis.
+#[derive(Clone, Debug)]
+pub struct RedisLevel<S> {
+    client: Client<S>,
+    prefix: String,
+    /// Keys in one call.
+    batch: usize,
+}
+
+impl<S: Source> RedisLevel<S> {
+    /// On one server; the names of its keys begin with `prefix`.
+    pub fn new(client: Client<S>, prefix: &str) -> Self {
+        Self {
+            client,
+            prefix: prefix.to_owned(),
+            batch: TOMBSTONES,
+        }
+    }
+
+    /// On a cluster, where a call touches the keys of one slot only.
+    #[must_use]
+    pub fn clustered(mut self) -> Self {
+        self.batch = 1;
+        self
+    }
+
+    /// The names of the entry and of the mark of who loads it: one slot of a cluster.
+    fn names(&self, query: &Query) -> (String, String) {
+        // What clients send does not become a name: it is framed and hashed.
+        let id = match query {
+            Query::Order(id) => digest(&[b"order", &id.slot.get().to_be_bytes(), &id.op.0]),
+            Query::Account(account) => digest(&[b"account", account.as_bytes()]),
+            Query::Product(product) => digest(&[b"product", product.as_bytes()]),
+        };
+        let entry = format!("{}{{{}}}", self.prefix, hex(&id));
+        let load = format!("{entry}:load");
+        (entry, load)
+    }
+
+    async fn look(&self, query: &Query) -> Result<Looked, Error> {
+        let (entry, load) = self.names(query);
+        let mut get = Cmd::new();
+        get.arg("GET").arg(&entry);
+        if let Value::BulkString(found) = self.client.command(&get).await?
+            && let Some(loaded) = decode(&found)
+        {
+            return Ok(Looked::Value(loaded));
+        }
+        let lease = LOAD_DEADLINE.as_millis().to_string();
+        let keys = [entry.as_bytes(), load.as_bytes()];
+        Ok(
+            match self.client.script(&LOOK, &keys, &[lease.as_bytes()]).await? {
+                Value::BulkString(found) => {
+                    decode(&found).map_or(Looked::Load { at_least: 0 }, Looked::Value)
+                }
+                Value::Array(said) => match &said[..] {
+                    [Value::Int(1), Value::BulkString(tombstone)] => Looked::Load {
+                        at_least: version(tombstone).unwrap_or(0),
+                    },
+                    _ => Looked::Wait,
+                },
+                _ => Looked::Unreachable,
+            },
+        )
+    }
+}
+
+impl<S: Source> SecondLevel for RedisLevel<S> {
+    fn get<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Looked> {
+        async move {
+            self.look(query).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "the shared cache does not answer");
+                Looked::Unreachable
+            })
+        }
+        .boxed()
+    }
+
+    fn set<'a>(&'a self, query: &'a Query, loaded: &'a Loaded) -> BoxFuture<'a, ()> {
+        async move {
+            let (entry, load) = self.names(query);
+            let keep = spread(loaded.answer.keep).as_millis().max(1).to_string();
+            let set = self.client.script(
+                &SET,
+                &[entry.as_bytes(), load.as_bytes()],
+                &[
+                    digits(loaded.version).as_bytes(),
+                    &encode(&loaded.answer),
+                    keep.as_bytes(),
+                ],
+            );
+            if let Err(error) = set.await {
+                tracing::debug!(%error, "an answer was not put into the shared cache");
+            }
+        }
+        .boxed()
+    }
+
+    fn invalidate<'a>(&'a self, changed: &'a [(Query, u64)]) -> BoxFuture<'a, bool> {
+        async move {
+            let mut highest: HashMap<&Query, u64> = HashMap::new();
+            for (query, version) in changed {
+                let known = highest.entry(query).or_default();
+                *known = (*known).max(*version);
+            }
+            let keep = TOMBSTONE.as_millis().to_string();
+            let all: Vec<(String, String)> = highest
+                .into_iter()
+                .map(|(query, version)| (self.names(query).0, digits(version)))
+                .collect();
+            let calls = all.chunks(self.batch).map(|some| {
+                let keys: Vec<&[u8]> = some.iter().map(|(name, _)| name.as_bytes()).collect();
+                let args = some.iter().map(|(_, version)| version.as_bytes());
+                let args: Vec<&[u8]> = std::iter::once(keep.as_bytes()).chain(args).collect();
+                async move { self.client.script(&INVALIDATE, &keys, &args).await }
+            });
+            let done = join_all(calls).await;
+            for error in done.iter().filter_map(|done| done.as_ref().err()) {
+                tracing::debug!(%error, "the shared cache was not told of changes");
+            }
+            done.iter().all(Result::is_ok)
+        }
+        .boxed()
+    }
+
+    fn is_reachable(&self) -> bool {
+        !matches!(self.client.state(), BreakerState::Open { .. })
+    }
+}
+
+fn digits(version: u64) -> String {
+    format!("{version:0width$}", width = VERSION)
+}
+
+fn version(entry: &[u8]) -> Option<u64> {
+    std::str::from_utf8(entry.get(..VERSION)?).ok()?.parse().ok()
+}
+
+fn encode(answer: &Answer) -> Vec<u8> {
+    let keep = answer.keep.as_millis();
+    let head = format!("V{}{keep:0width$}", answer.status.as_u16(), width = KEEP);
+    [head.as_bytes(), &answer.body].concat()
+}
+
+/// An entry's answer; `None` for a tombstone, and for what was not written by this program.
+fn decode(entry: &[u8]) -> Option<Loaded> {
+    let version = version(entry)?;
+    let rest = entry[VERSION..].strip_prefix(b"V")?;
+    let (status, rest) = rest.split_at_checked(3)?;
+    let (keep, body) = rest.split_at_checked(KEEP)?;
+    let keep = std::str::from_utf8(keep).ok()?.parse().ok()?;
+    Some(Loaded {
+        version,
+        answer: Answer {
+            status: StatusCode::from_bytes(status).ok()?,
+            body: Bytes::copy_from_slice(body),
+            keep: Duration::from_millis(keep),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_comes_back_as_it_was_and_versions_sort_as_numbers() {
+        let loaded = Loaded {
+            version: 77,
+            answer: Answer {
+                status: StatusCode::NOT_FOUND,
+                body: Bytes::from_static(b"V123 not\0there"),
+                keep: Duration::from_secs(3_600),
+            },
+        };
+        let entry = [digits(77).as_bytes(), &encode(&loaded.answer)].concat();
+        assert_eq!(decode(&entry), Some(loaded));
+        assert!(digits(9) < digits(10) && digits(10) < digits(u64::MAX));
+    }
+
+    #[test]
+    fn tombstones_and_foreign_bytes_are_no_answers() {
+        for entry in [
+            &b""[..],
+            b"00000000000000000077T",
+            b"00000000000000000077",
+            b"0000000000000000007xV2000000000000",
+            b"00000000000000000077V20",
+            b"00000000000000000077V200000000000",
+            b"hello",
+        ] {
+            assert_eq!(decode(entry), None, "{entry:?}");
+        }
+        assert_eq!(version(b"00000000000000000077T"), Some(77));
+    }
+}
