@@ -1,10 +1,10 @@
 //! The running pipeline: data, workers and API put together, and taken apart again in the right order.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{fmt, io};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -17,20 +17,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Keys, Limits};
-use crate::cache::ReadCache;
-use crate::data::Data;
-use crate::log::Log;
-use crate::log::Position;
-use crate::shard::SqliteShard;
-use crate::shards::{Faults, first_topology, route};
+use crate::backend::Backend;
+use crate::log::{Log, Position};
+use crate::shards::{Faults, first_topology, route_and_watch};
 use crate::stack::{self, RetrySettings};
 use crate::worker::{Shared, WorkerSettings, Workers};
 
 /// Partitions of the log.
 pub const PARTITIONS: u16 = 100;
-
-/// Entries of the read cache, tombstones included.
-const CACHE: u64 = 200_000;
 
 /// Records that the log keeps after they are applied, should a shard have to go back. At full rate it is some
 /// minutes; on disk it is about 300 MB.
@@ -39,10 +33,35 @@ const LOG_KEEPS: u64 = 1_000_000;
 /// How long a start may work through what the last run left in the log before it serves all the same.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
+/// What a process does of it all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes orders and answers reads.
+    Api,
+    /// Applies what is in the log.
+    Worker,
+    /// Both.
+    Both,
+}
+
+impl Role {
+    /// Whether it takes orders and answers reads.
+    pub fn answers(self) -> bool {
+        self != Self::Worker
+    }
+
+    /// Whether it applies what is in the log.
+    pub fn applies(self) -> bool {
+        self != Self::Api
+    }
+}
+
 /// How the pipeline is to run.
 #[derive(Debug)]
 pub struct Config {
-    /// Where the API listens.
+    /// What this process does of it.
+    pub role: Role,
+    /// Where the API listens; a worker answers there for its health and its figures.
     pub listen: SocketAddr,
     /// Its limits.
     pub limits: Limits,
@@ -56,38 +75,63 @@ pub struct Config {
     pub metrics: PrometheusHandle,
 }
 
-/// A running pipeline.
-pub struct App {
-    /// Where the API listens.
+/// A running pipeline, or the part of it that this process is.
+pub struct App<B: Backend> {
+    /// Where it listens.
     pub address: SocketAddr,
     /// The API's insides, for figures.
-    pub api: Arc<Api<crate::log::SqliteLog>>,
-    /// The workers' insides, for figures.
-    pub shared: Arc<Shared<crate::log::SqliteLog>>,
+    pub api: Arc<Api<B::Log>>,
+    /// The workers' insides, for figures. A process without workers has them too, and they do nothing.
+    pub shared: Arc<Shared<B::Log>>,
     /// What was put in on purpose.
     pub faults: Arc<Faults>,
-    data: Data,
-    keys: Keys,
+    backend: B,
+    keys: Keys<B::Records>,
     stop: CancellationToken,
     server: JoinHandle<()>,
-    workers: Workers,
-    // The runtimes go last: everything above runs on them.
-    api_runtime: Runtime,
-    worker_runtime: Runtime,
+    workers: Option<Workers>,
+    runtimes: Runtimes,
 }
 
-impl App {
+/// What everything runs on.
+#[derive(Debug)]
+pub struct Runtimes {
+    api: Runtime,
+    worker: Runtime,
+}
+
+impl Runtimes {
+    /// Two threads for the API, one for the workers.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no threads.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            api: runtime("api", 2)?,
+            worker: runtime("worker", 1)?,
+        })
+    }
+
+    /// Where connections live that both use.
+    pub fn shared(&self) -> &Runtime {
+        &self.api
+    }
+}
+
+impl<B: Backend> App<B> {
     /// Starts the workers, lets them work through what an earlier run left, then opens the API.
-    pub fn start(data: Data, config: Config) -> anyhow::Result<Self> {
-        let api_runtime = runtime("api", 2)?;
-        let worker_runtime = runtime("worker", 1)?;
-        let log = Arc::clone(data.log());
-        let shards: &[Arc<SqliteShard>] = data.shards();
-        let count = u16::try_from(shards.len()).context("too many shards")?;
+    pub fn start(backend: B, runtimes: Runtimes, config: Config) -> anyhow::Result<Self> {
+        let log = Arc::clone(backend.log());
+        let count = u16::try_from(backend.shards().len()).context("too many shards")?;
         let topology = TopologyHandle::new(first_topology(count)?);
         let faults = Arc::new(config.faults);
-        let routed = route(&topology, shards, &faults);
-        let cache = ReadCache::new(CACHE);
+        let stop = CancellationToken::new();
+        let routed = {
+            let _on = runtimes.api.enter();
+            route_and_watch(&topology, backend.shards(), &faults, stop.clone())
+        };
+        let cache = backend.cache();
         let retry = RetrySettings {
             scale: config.retry_scale,
         };
@@ -99,11 +143,15 @@ impl App {
             cache.clone(),
             config.workers,
         ));
-        let workers = {
-            let _on = worker_runtime.enter();
+        let workers = config.role.applies().then(|| {
+            let _on = runtimes.worker.enter();
             Workers::start(&shared)
-        };
-        api_runtime.block_on(catch_up(&shared));
+        });
+        if workers.is_none() {
+            shared.all_elsewhere();
+        } else if B::ALONE {
+            runtimes.api.block_on(catch_up(&shared));
+        }
         let api = Arc::new(Api {
             log,
             topology,
@@ -112,58 +160,75 @@ impl App {
             ready: AtomicBool::new(true),
             metrics: config.metrics,
         });
-        let keys = api::keys();
-        let stop = CancellationToken::new();
-        let listener = api_runtime
+        let (records, keep_for) = backend.records();
+        let keys = api::keys(records, keep_for);
+        let listener = runtimes
+            .api
             .block_on(TcpListener::bind(config.listen))
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
-        let router = api::router(&api, config.limits, keys.clone());
-        let server = api_runtime.spawn(api::serve(
+        let router = if config.role.answers() {
+            let windows = backend.windows(config.limits.capacity);
+            api::router(&api, config.limits, keys.clone(), windows)
+        } else {
+            api::figures_only(&api)
+        };
+        let server = runtimes.api.spawn(api::serve(
             listener,
             router,
             stop.clone(),
             Duration::from_secs(10),
         ));
-        upkeep(&api_runtime, &api, &shared, &stop);
+        runtimes
+            .api
+            .spawn(upkeep(Arc::clone(&api), Arc::clone(&shared), stop.clone()));
         Ok(Self {
             address,
             api,
             shared,
             faults,
-            data,
+            backend,
             keys,
             stop,
             server,
             workers,
-            api_runtime,
-            worker_runtime,
+            runtimes,
         })
     }
 
-    /// Stops taking requests, finishes those that were begun, lets the workers reach the end of the log and closes
-    /// the data. Answers whether all of it was done within `drain`.
+    /// Stops taking requests, finishes those that were begun and closes the data. Workers that nobody else would
+    /// go on for reach the end of the log first; others end their batch and leave the rest to the next. Answers
+    /// whether all of it was done within `drain`.
     pub fn stop(self, drain: Duration) -> bool {
         let until = Instant::now() + drain;
         let left = || until.saturating_duration_since(Instant::now());
         self.api.ready.store(false, Ordering::Relaxed);
         self.stop.cancel();
         let (server, keys) = (self.server, self.keys);
-        let answered = self.api_runtime.block_on(async {
+        let answered = self.runtimes.api.block_on(async {
             let answered = server.await.is_ok();
             // Handlers go on when their client has left: their orders count like any other.
             keys.tasks().drain(left()).await == Drain::Finished && answered
         });
-        let finished = self.worker_runtime.block_on(self.workers.finish(left()));
-        let drained = self.shared.behind() == 0;
-        self.api_runtime.shutdown_timeout(Duration::from_secs(1));
-        self.worker_runtime.shutdown_timeout(Duration::from_secs(1));
-        self.data.close();
+        let finished = self.workers.is_none_or(|workers| {
+            self.runtimes.worker.block_on(async {
+                if B::ALONE {
+                    workers.finish(left()).await
+                } else {
+                    workers.leave(left()).await
+                }
+            })
+        });
+        let drained = !B::ALONE || self.shared.behind() == 0;
+        self.runtimes.api.block_on(self.backend.close());
+        let Runtimes { api, worker } = self.runtimes;
+        api.shutdown_timeout(Duration::from_secs(1));
+        worker.shutdown_timeout(Duration::from_secs(1));
         answered && finished && drained
     }
 }
 
-impl fmt::Debug for App {
+impl<B: Backend> fmt::Debug for App<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
             .field("address", &self.address)
@@ -199,32 +264,24 @@ async fn catch_up<L: Log>(shared: &Shared<L>) {
 }
 
 /// Keeps the figures that nobody's request keeps.
-fn upkeep(
-    runtime: &Runtime,
-    api: &Arc<Api<crate::log::SqliteLog>>,
-    shared: &Arc<Shared<crate::log::SqliteLog>>,
-    stop: &CancellationToken,
-) {
-    let (api, shared, stop) = (Arc::clone(api), Arc::clone(shared), stop.clone());
-    runtime.spawn(async move {
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = stop.cancelled() => return,
-            }
-            // Without this the exporter keeps every sample of its histograms.
-            api.metrics.run_upkeep();
-            let settled = shared.settled();
-            let below = Position(settled.0.saturating_sub(LOG_KEEPS));
-            if below.0 > 0
-                && let Err(error) = api.log.prune(below).await
-            {
-                tracing::warn!(%error, "the log was not pruned");
-            }
-            metrics::gauge!("pipeline_partitions_behind").set(shared.behind() as f64);
-            metrics::gauge!("pipeline_dead_letters")
-                .set(shared.counters.dead.load(Ordering::Relaxed) as f64);
+async fn upkeep<L: Log>(api: Arc<Api<L>>, shared: Arc<Shared<L>>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
         }
-    });
+        // Without this the exporter keeps every sample of its histograms.
+        api.metrics.run_upkeep();
+        let settled = shared.settled();
+        let below = Position(settled.0.saturating_sub(LOG_KEEPS));
+        if below.0 > 0
+            && let Err(error) = api.log.prune(below).await
+        {
+            tracing::warn!(%error, "the log was not pruned");
+        }
+        metrics::gauge!("pipeline_partitions_behind").set(shared.behind() as f64);
+        metrics::gauge!("pipeline_dead_letters")
+            .set(shared.counters.dead.load(Ordering::Relaxed) as f64);
+    }
 }

@@ -10,8 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::accounting::{Accounting, Books};
 use crate::api::Limits;
-use crate::app::{App, Config, PARTITIONS, runtime};
+use crate::app::{App, Config, PARTITIONS, Role, Runtimes, runtime};
 use crate::args::DemoArgs;
+use crate::backend::Backend;
 use crate::cpu;
 use crate::data::{Data, PRODUCTS, Settings as DataSettings};
 use crate::load::{Figures as Sent, Ledger, Load, Mix, Run};
@@ -45,7 +46,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
     let data = Data::open_or_create(&path, settings)?;
     let app = App::start(
         data,
+        Runtimes::new()?,
         Config {
+            role: Role::Both,
             listen: ([127, 0, 0, 1], 0).into(),
             // The load stands where the load balancer would.
             limits: Limits {
@@ -129,7 +132,11 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
 }
 
 /// Shows how it goes, once a second, until the load is through.
-async fn watch(app: &App, run: &Run, driver: tokio::task::JoinHandle<()>) -> anyhow::Result<()> {
+async fn watch<B: Backend>(
+    app: &App<B>,
+    run: &Run,
+    driver: tokio::task::JoinHandle<()>,
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
@@ -171,7 +178,7 @@ async fn watch(app: &App, run: &Run, driver: tokio::task::JoinHandle<()>) -> any
 }
 
 /// Waits until the workers have reached the end of the log.
-async fn drain(app: &App) {
+async fn drain<B: Backend>(app: &App<B>) {
     let until = Instant::now() + DRAIN;
     while app.shared.behind() > 0 {
         if Instant::now() >= until || app.shared.counters.halted.load(Ordering::Relaxed) > 0 {
@@ -193,7 +200,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(app: &App) -> Self {
+    fn of<B: Backend>(app: &App<B>) -> Self {
         let counters = &app.shared.counters;
         let (hits, misses) = app.api.cache.hits_and_misses();
         Self {

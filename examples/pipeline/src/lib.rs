@@ -4,6 +4,7 @@ pub mod accounting;
 pub mod api;
 pub mod app;
 pub mod args;
+pub mod backend;
 pub mod cache;
 pub mod chaos;
 pub mod cpu;

@@ -4,7 +4,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Limits;
-use crate::app::{App, Config, PARTITIONS, runtime};
+use crate::app::{App, Config, PARTITIONS, Role, Runtimes, runtime};
 use crate::args::ServeArgs;
 use crate::data::{Data, Settings};
 use crate::shards::Faults;
@@ -29,7 +29,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<bool> {
     let data = Data::open_or_create(&args.data, settings)?;
     let app = App::start(
         data,
+        Runtimes::new()?,
         Config {
+            role: Role::Both,
             listen: args.listen,
             limits: Limits {
                 user: args.user_limit,

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use seawall_shard_router::{
-    Access, BoxError, Bulkhead, Endpoint, Key, Role, ShardId, ShardRouter, Slot, Topology,
-    TopologyHandle,
+    Access, BoxError, Bulkhead, Endpoint, Key, Position, Role, ShardId, ShardRouter, Slot,
+    Topology, TopologyHandle,
 };
+use tokio_util::sync::CancellationToken;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
@@ -44,7 +45,12 @@ pub enum Ask {
     /// Apply a batch.
     Apply(Write),
     /// Read a document.
-    Read(Query),
+    Read {
+        /// Which.
+        query: Query,
+        /// The lowest version that will do. A replica that does not have it yet leaves it to the primary.
+        at_least: u64,
+    },
 }
 
 /// A batch on its way to its shard.
@@ -113,7 +119,13 @@ impl<D: ShardDb> ShardService<D> {
         ask: Ask,
     ) -> Result<ShardAnswer, ShardError> {
         match ask {
-            Ask::Read(query) => db.read(role, query).await.map(ShardAnswer::Document),
+            Ask::Read { query, at_least } => {
+                let mut found = db.read(role, query.clone()).await?;
+                if found.version < at_least && !role.is_primary() {
+                    found = db.read(Role::Primary, query).await?;
+                }
+                Ok(ShardAnswer::Document(found))
+            }
             _ if !role.is_primary() => Err(ShardError::ReadOnly),
             Ask::Adopt {
                 partition,
@@ -208,18 +220,54 @@ pub fn shard_id(n: u16) -> String {
     format!("s{n:02}")
 }
 
-/// Puts the router in front of the shards: queues, concurrency and fail-fast for each endpoint.
+/// How far a replica may lag behind its primary and still be read from, in the units of
+/// [`ShardDb::position`]: bytes of PostgreSQL's write-ahead log, some seconds at full rate.
+const MAX_LAG: u64 = 16 * 1024 * 1024;
+
+/// How often it is looked how far the replicas are.
+const LOOK: Duration = Duration::from_millis(500);
+
+type Router<D> = ShardRouter<ShardService<D>, SlotOf, AccessOf>;
+type SlotOf = fn(&ShardRequest) -> Key<'_>;
+type AccessOf = fn(&ShardRequest) -> Access;
+
+/// Puts the router in front of the shards: queues, concurrency and fail-fast for each endpoint, and replicas left
+/// alone that fail or lag.
 pub fn route<D: ShardDb>(
     topology: &TopologyHandle,
     shards: &[Arc<D>],
     faults: &Arc<Faults>,
 ) -> Shards {
-    let by_id: HashMap<ShardId, Arc<D>> = (0..)
+    BoxCloneSyncService::new(router(topology, shards, faults))
+}
+
+/// The same, and a task on the current runtime that watches how far the replicas are, until `stop`.
+pub fn route_and_watch<D: ShardDb>(
+    topology: &TopologyHandle,
+    shards: &[Arc<D>],
+    faults: &Arc<Faults>,
+    stop: CancellationToken,
+) -> Shards {
+    let router = router(topology, shards, faults);
+    tokio::spawn(watch(router.clone(), by_id(shards), stop));
+    BoxCloneSyncService::new(router)
+}
+
+fn by_id<D>(shards: &[Arc<D>]) -> HashMap<ShardId, Arc<D>> {
+    (0..)
         .map(|n| ShardId::from(shard_id(n)))
         .zip(shards.iter().cloned())
-        .collect();
+        .collect()
+}
+
+fn router<D: ShardDb>(
+    topology: &TopologyHandle,
+    shards: &[Arc<D>],
+    faults: &Arc<Faults>,
+) -> Router<D> {
+    let by_id = by_id(shards);
     let faults = Arc::clone(faults);
-    let router = ShardRouter::new(topology, move |endpoint: &Endpoint| {
+    ShardRouter::new(topology, move |endpoint: &Endpoint| {
         let db = by_id
             .get(endpoint.shard())
             .expect("the topology lists the shards that were opened");
@@ -229,15 +277,50 @@ pub fn route<D: ShardDb>(
             faults: Arc::clone(&faults),
         }
     })
-    .key(|request: &ShardRequest| Key::placed(request.slot))
-    .access(|request: &ShardRequest| match request.ask {
-        Ask::Read(_) => Access::Read,
-        Ask::Adopt { .. } | Ask::Apply(_) => Access::Write,
-    })
+    .key((|request| Key::placed(request.slot)) as SlotOf)
+    .access(
+        (|request| match request.ask {
+            Ask::Read { .. } => Access::Read,
+            Ask::Adopt { .. } | Ask::Apply(_) => Access::Write,
+        }) as AccessOf,
+    )
     .each_shard(
         Bulkhead::concurrency(64)
             .queue(1_024)
             .fail_fast(Duration::from_secs(2)),
-    );
-    BoxCloneSyncService::new(router)
+    )
+    .max_lag(MAX_LAG)
+}
+
+/// Reports how far each endpoint is. One that cannot say so is as far as nowhere, so that a replica is not read from
+/// while it is out, nor before it was first asked.
+async fn watch<D: ShardDb>(
+    router: Router<D>,
+    shards: HashMap<ShardId, Arc<D>>,
+    stop: CancellationToken,
+) {
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let topology = router.topology().current();
+        let looks = topology.endpoints().filter_map(|endpoint| {
+            let db = Arc::clone(shards.get(endpoint.shard())?);
+            let router = &router;
+            Some(async move {
+                let position = match db.position(endpoint.role()).await {
+                    Ok(None) => return,
+                    Ok(Some(position)) => position,
+                    // What its primary wrote last stays the measure of its replicas.
+                    Err(_) if endpoint.role().is_primary() => return,
+                    Err(_) => 0,
+                };
+                router.report(&endpoint, Position(position));
+            })
+        });
+        futures_util::future::join_all(looks).await;
+    }
 }

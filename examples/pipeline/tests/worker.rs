@@ -13,7 +13,8 @@ use pipeline::cache::ReadCache;
 use pipeline::log::{AppendError, Chunk, Entry, Log, LogId, Position, ReadError};
 use pipeline::order::{OpId, Order, Principal, Record};
 use pipeline::shard::{
-    Applied, Batch, Fate, Query, ShardDb, ShardError, State, Tally, Versioned, Watermark,
+    Applied, Batch, Fate, Query, ShardDb, ShardError, State, StoredLetter, Tally, Versioned,
+    Watermark,
 };
 use pipeline::shards::{Faults, first_topology, route};
 use pipeline::stack::{RetrySettings, messages};
@@ -89,13 +90,9 @@ impl Log for ModelLog {
         self.committed.lock().unwrap().insert(partition, position);
     }
 
-    fn committed(&self, partition: u16) -> Position {
-        self.committed
-            .lock()
-            .unwrap()
-            .get(&partition)
-            .copied()
-            .unwrap_or_default()
+    async fn committed(&self, partition: u16) -> Result<Position, ReadError> {
+        let committed = self.committed.lock().unwrap();
+        Ok(committed.get(&partition).copied().unwrap_or_default())
     }
 }
 
@@ -247,6 +244,10 @@ impl ShardDb for ModelShard {
 
     async fn letters(&self) -> Result<u64, ShardError> {
         Ok(self.rows.lock().unwrap().letters.len() as u64)
+    }
+
+    async fn letters_page(&self, _: String, _: usize) -> Result<Vec<StoredLetter>, ShardError> {
+        Err(ShardError::Unavailable("the model shows no letters".into()))
     }
 }
 

@@ -23,9 +23,9 @@ use http::request::Parts;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use seawall_idempotency::{
-    Fingerprint, Http, IdempotencyLayer, InFlight, Key, MemoryStore as MemoryRecords, Scoped,
+    Fingerprint, Http, IdempotencyLayer, InFlight, Key, Scoped, Store as Records,
 };
-use seawall_ratelimit::{ClientIp, MemoryStore, Quota, RateLimitLayer, Rule};
+use seawall_ratelimit::{ClientIp, Quota, RateLimitLayer, Rule, Store as Windows};
 use seawall_shard_router::TopologyHandle;
 use tokio::time::Instant;
 use tower::ServiceBuilder;
@@ -39,13 +39,6 @@ use body::{API_KEY, USER_ID};
 use problem::Problem;
 
 pub use server::serve;
-
-/// How long the record of a key is kept in memory. It bridges the time until the shard has decided the
-/// operation; from then on the operation's row answers for the key, for as long as the data lives.
-const KEEP_RECORDS: Duration = Duration::from_secs(60);
-
-/// Records of keys in memory at once.
-const RECORDS: usize = 1_000_000;
 
 /// Requests a minute, and whom the API believes about where they come from.
 #[derive(Clone, Copy, Debug)]
@@ -99,11 +92,11 @@ impl<L> fmt::Debug for Api<L> {
 }
 
 /// The layer for idempotency keys. Clones share its records, and what drains them.
-pub type Keys = IdempotencyLayer<MemoryRecords, Http<Scoped>>;
+pub type Keys<R> = IdempotencyLayer<R, Http<Scoped>>;
 
 /// Keys in the scope of who asks, from a header or the body.
-pub fn keys() -> Keys {
-    IdempotencyLayer::http(MemoryRecords::with_capacity(RECORDS))
+pub fn keys<R: Records>(records: R, keep_for: Duration) -> Keys<R> {
+    IdempotencyLayer::http(records)
         .scope(
             |request: &Parts| match request.extensions.get::<Principal>() {
                 _ if sabotage::on(Sabotage::ForgetKeys) => Key::from(fastrand::u64(..)),
@@ -120,13 +113,18 @@ pub fn keys() -> Keys {
         )
         .require_key()
         .bare_keys()
-        .keep_for(KEEP_RECORDS)
+        .keep_for(keep_for)
         .in_flight(InFlight::Wait(Duration::from_secs(5)))
 }
 
 /// The API as a router.
-pub fn router<L: Log>(api: &Arc<Api<L>>, limits: Limits, keys: Keys) -> Router {
-    let rate = RateLimitLayer::new(MemoryStore::with_capacity(limits.capacity))
+pub fn router<L, R, W>(api: &Arc<Api<L>>, limits: Limits, keys: Keys<R>, windows: W) -> Router
+where
+    L: Log,
+    R: Records,
+    W: Windows<Scope: Send + Sync, Deciding: Send> + Send + Sync + 'static,
+{
+    let rate = RateLimitLayer::new(windows)
         .rule(Rule::new("user", Quota::per_minute(limits.user)).by(USER_ID))
         .rule(
             Rule::new("ip", Quota::per_minute(limits.ip))
@@ -145,15 +143,22 @@ pub fn router<L: Log>(api: &Arc<Api<L>>, limits: Limits, keys: Keys) -> Router {
         .route("/api/users/{id}", get(reads::user::<L>))
         .route("/api/products/{id}", get(reads::product::<L>))
         .route_layer(rate);
-    Router::new()
-        .merge(limited)
+    figures(Router::new().merge(limited)).with_state(Arc::clone(api))
+}
+
+/// Nothing but what operators ask, for a process that takes no orders.
+pub fn figures_only<L: Log>(api: &Arc<Api<L>>) -> Router {
+    figures(Router::new()).with_state(Arc::clone(api))
+}
+
+fn figures<L: Log>(router: Router<Arc<Api<L>>>) -> Router<Arc<Api<L>>> {
+    router
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(health::ready::<L>))
         .route("/metrics", get(health::metrics::<L>))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(from_fn(observe))
-        .with_state(Arc::clone(api))
 }
 
 /// Counts and times each request by route and status.

@@ -105,7 +105,11 @@ impl<S: Source> RedisLevel<S> {
         let lease = LOAD_DEADLINE.as_millis().to_string();
         let keys = [entry.as_bytes(), load.as_bytes()];
         Ok(
-            match self.client.script(&LOOK, &keys, &[lease.as_bytes()]).await? {
+            match self
+                .client
+                .script(&LOOK, &keys, &[lease.as_bytes()])
+                .await?
+            {
                 Value::BulkString(found) => {
                     decode(&found).map_or(Looked::Load { at_least: 0 }, Looked::Value)
                 }
@@ -136,15 +140,10 @@ impl<S: Source> SecondLevel for RedisLevel<S> {
         async move {
             let (entry, load) = self.names(query);
             let keep = spread(loaded.answer.keep).as_millis().max(1).to_string();
-            let set = self.client.script(
-                &SET,
-                &[entry.as_bytes(), load.as_bytes()],
-                &[
-                    digits(loaded.version).as_bytes(),
-                    &encode(&loaded.answer),
-                    keep.as_bytes(),
-                ],
-            );
+            let (version, answer) = (digits(loaded.version), encode(&loaded.answer));
+            let keys = [entry.as_bytes(), load.as_bytes()];
+            let args = [version.as_bytes(), &answer[..], keep.as_bytes()];
+            let set = self.client.script(&SET, &keys, &args);
             if let Err(error) = set.await {
                 tracing::debug!(%error, "an answer was not put into the shared cache");
             }
@@ -189,7 +188,10 @@ fn digits(version: u64) -> String {
 }
 
 fn version(entry: &[u8]) -> Option<u64> {
-    std::str::from_utf8(entry.get(..VERSION)?).ok()?.parse().ok()
+    std::str::from_utf8(entry.get(..VERSION)?)
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn encode(answer: &Answer) -> Vec<u8> {

@@ -1,5 +1,7 @@
 //! The log between the API and the workers: partitions of records, each durable before it is answered.
 
+#[cfg(feature = "services")]
+pub mod kafka;
 mod sqlite;
 
 use std::fmt;
@@ -8,6 +10,8 @@ use std::future::Future;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+#[cfg(feature = "services")]
+pub use kafka::KafkaLog;
 pub use sqlite::SqliteLog;
 pub(crate) use sqlite::{Files, check, create};
 
@@ -68,6 +72,13 @@ pub enum ReadError {
         /// The first position that can be read.
         start: Position,
     },
+    /// The position lies above the log's end: it is not the log that it was.
+    BeyondEnd {
+        /// The partition.
+        partition: u16,
+        /// The position after the last record.
+        end: Position,
+    },
 }
 
 /// A durable log of partitions.
@@ -106,10 +117,8 @@ pub trait Log: Send + Sync + 'static {
     fn commit(&self, partition: u16, position: Position);
 
     /// What was last committed, or the start.
-    fn committed(
-        &self,
-        partition: u16,
-    ) -> impl Future<Output = Result<Position, ReadError>> + Send;
+    fn committed(&self, partition: u16)
+    -> impl Future<Output = Result<Position, ReadError>> + Send;
 
     /// Follows where a partition is read. A log of one process is read here.
     fn reader(&self, _partition: u16) -> watch::Receiver<Reader> {
@@ -165,6 +174,13 @@ impl fmt::Display for ReadError {
                     f,
                     "partition {partition} starts at {}, records before it are gone",
                     start.0
+                )
+            }
+            Self::BeyondEnd { partition, end } => {
+                write!(
+                    f,
+                    "partition {partition} ends at {}, and was read further before",
+                    end.0
                 )
             }
         }

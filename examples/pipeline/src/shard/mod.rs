@@ -1,6 +1,9 @@
 //! A shard: the place that decides. Whether an order counts is settled in one transaction of its shard, and
 //! nowhere else; caches, group offsets and idempotency records only save it work.
 
+mod catalogue;
+#[cfg(feature = "services")]
+pub mod postgres;
 mod sqlite;
 
 use std::fmt;
@@ -14,8 +17,11 @@ use serde::{Deserialize, Serialize};
 use crate::log::{LogId, Position};
 use crate::order::{OpId, OrderId, Record};
 
+pub use catalogue::{PRODUCTS, Product, product};
+#[cfg(feature = "services")]
+pub use postgres::PostgresShard;
+pub use sqlite::SqliteShard;
 pub(crate) use sqlite::{Identity, check, create};
-pub use sqlite::{PRODUCTS, Product, SqliteShard, StoredLetter, product};
 
 /// How far a shard has applied a partition, of which log, under which assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,16 @@ pub struct Batch {
     pub next: Position,
     /// Its rows, by growing offset.
     pub rows: Vec<Row>,
+}
+
+impl Batch {
+    /// Whether its rows grow and lie in its range.
+    fn is_in_order(&self) -> bool {
+        let range = self.from.0..self.next.0;
+        self.from <= self.next
+            && self.rows.iter().all(|row| range.contains(&row.offset))
+            && self.rows.is_sorted_by(|one, next| one.offset < next.offset)
+    }
 }
 
 /// One record of a batch.
@@ -239,6 +255,23 @@ pub struct Sums {
     pub units: u64,
 }
 
+/// A dead letter as a shard keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLetter {
+    /// Its id.
+    pub id: String,
+    /// The operation, where the record could be read.
+    pub op: Option<OpId>,
+    /// Where the record stands in the log.
+    pub partition: u16,
+    /// Its offset there.
+    pub offset: u64,
+    /// Why, as a short class.
+    pub class: String,
+    /// The whole letter.
+    pub body: Bytes,
+}
+
 /// What a shard holds: the accounting's other side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -288,11 +321,24 @@ pub trait ShardDb: Send + Sync + 'static {
         query: Query,
     ) -> impl Future<Output = Result<Versioned, ShardError>> + Send;
 
+    /// How far the primary or a replica has applied what the shard wrote, in a unit that grows with every write.
+    /// Nothing where a replica cannot lag.
+    fn position(&self, _of: Role) -> impl Future<Output = Result<Option<u64>, ShardError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// Everything, for the accounting.
     fn tally(&self) -> impl Future<Output = Result<Tally, ShardError>> + Send;
 
     /// Letters held now.
     fn letters(&self) -> impl Future<Output = Result<u64, ShardError>> + Send;
+
+    /// Letters by growing id, from after `after`, where `""` begins.
+    fn letters_page(
+        &self,
+        after: String,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<StoredLetter>, ShardError>> + Send;
 }
 
 impl fmt::Display for ShardError {

@@ -3,7 +3,6 @@
 //! A replica is a reader of the same database. It never lags: a commit is seen by every reader at once.
 
 mod apply;
-mod catalogue;
 mod check;
 mod query;
 mod writer;
@@ -18,14 +17,14 @@ use seawall_shard_router::Role;
 use tokio::sync::oneshot;
 
 use self::writer::{Job, Writer};
-use super::{Applied, Batch, Query, ShardDb, ShardError, Tally, Versioned, Watermark};
+use super::{
+    Applied, Batch, Query, ShardDb, ShardError, StoredLetter, Tally, Versioned, Watermark,
+};
 use crate::data::DataError;
 use crate::log::LogId;
 use crate::sqlite::{self, Readers};
 
-pub use self::catalogue::{PRODUCTS, Product, product};
 pub(crate) use self::check::{Checked, Identity, check, create};
-pub use self::query::StoredLetter;
 
 /// Batches that may wait for the writer; beyond it they are refused at once.
 const WAITING_BATCHES: usize = 1_024;
@@ -56,20 +55,6 @@ impl SqliteShard {
             queue,
             writer: Mutex::new(Some(writer)),
         })
-    }
-
-    /// Letters by growing id, from after `after`, where `""` begins.
-    ///
-    /// # Errors
-    ///
-    /// [`ShardError::Unavailable`] when the database cannot be read.
-    pub async fn letters_page(
-        &self,
-        after: String,
-        max: usize,
-    ) -> Result<Vec<StoredLetter>, ShardError> {
-        self.look(move |db| query::letters_page(db, &after, max))
-            .await
     }
 
     /// Lets the thread end after what was asked before, without waiting for it.
@@ -147,6 +132,15 @@ impl ShardDb for SqliteShard {
 
     async fn letters(&self) -> Result<u64, ShardError> {
         self.look(|db| query::letters(db)).await
+    }
+
+    async fn letters_page(
+        &self,
+        after: String,
+        max: usize,
+    ) -> Result<Vec<StoredLetter>, ShardError> {
+        self.look(move |db| query::letters_page(db, &after, max))
+            .await
     }
 }
 

@@ -116,7 +116,12 @@ impl<L: Log> PartitionWorker<L> {
             if *end.borrow_and_update() > self.position {
                 self.linger(&mut end).await;
                 let size = self.size.get();
-                match self.shared.log.read(self.partition, self.position, size).await {
+                match self
+                    .shared
+                    .log
+                    .read(self.partition, self.position, size)
+                    .await
+                {
                     Ok(chunk) if chunk.next == self.position => {}
                     Ok(chunk) => {
                         reach(Step::AfterRead);
@@ -176,11 +181,7 @@ impl<L: Log> PartitionWorker<L> {
                 return Ok(true);
             }
             self.topology = self.shared.topology.current();
-            self.homes = homes(
-                &self.topology,
-                self.partition,
-                self.shared.log.partitions(),
-            );
+            self.homes = homes(&self.topology, self.partition, self.shared.log.partitions());
             match self.take().await {
                 Ok(()) => {
                     self.shared.done(self.partition, self.position);

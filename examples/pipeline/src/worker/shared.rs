@@ -130,6 +130,11 @@ impl<L: Log> Shared<L> {
         self.done[usize::from(partition)].store(ELSEWHERE, Ordering::Relaxed);
     }
 
+    /// This process has no workers.
+    pub(crate) fn all_elsewhere(&self) {
+        (0..self.log.partitions()).for_each(|partition| self.elsewhere(partition));
+    }
+
     pub(super) fn count_batch(&self, shard: &ShardId) {
         if let Some(served) = self.served.get(shard) {
             served.fetch_add(1, Ordering::Relaxed);
@@ -161,4 +166,3 @@ impl<L> fmt::Debug for Shared<L> {
             .finish_non_exhaustive()
     }
 }
-

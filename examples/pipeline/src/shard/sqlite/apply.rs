@@ -69,7 +69,7 @@ fn watermark(db: &Connection, partition: u16) -> Result<Option<Watermark>> {
 
 /// Applies a batch. Whoever called it rolls back what an error leaves.
 pub(super) fn apply(db: &Connection, batch: &Batch) -> Outcome<Applied> {
-    if !in_order(batch) {
+    if !batch.is_in_order() {
         return Ok(Err(ShardError::BadBatch(
             "its rows are out of order, or outside of its range",
         )));
@@ -124,15 +124,6 @@ pub(super) fn apply(db: &Connection, batch: &Batch) -> Outcome<Applied> {
             .execute((batch.partition, work.done.position.0))?;
     }
     Ok(Ok(work.done))
-}
-
-fn in_order(batch: &Batch) -> bool {
-    let range = batch.from.0..batch.next.0;
-    batch.from <= batch.next
-        && batch.rows.iter().all(|row| range.contains(&row.offset))
-        && batch
-            .rows
-            .is_sorted_by(|one, next| one.offset < next.offset)
 }
 
 struct Work<'a> {

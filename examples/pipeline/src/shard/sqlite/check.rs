@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use rusqlite::Connection;
 
-use super::catalogue::{NUMBERS, PRODUCTS, Product, product};
 use crate::data::{Damage, DataError};
 use crate::log::{LogId, Position};
+use crate::shard::catalogue::{NUMBERS, PRODUCTS, Product, product};
 use crate::sqlite::{self, Kind};
 
 const KIND: Kind = Kind {

@@ -4,10 +4,10 @@ use rusqlite::{Connection, OptionalExtension, Result};
 
 use crate::log::{LogId, Position};
 use crate::order::{OpId, OrderId};
-use crate::shard::{Decided, Document, Lettered, Query, State, Sums, Tally, Versioned, Watermark};
-
-/// A product's version: above what is not there, and never raised.
-const CATALOGUE: u64 = 1;
+use crate::shard::catalogue::CATALOGUE;
+use crate::shard::{
+    Decided, Document, Lettered, Query, State, StoredLetter, Sums, Tally, Versioned, Watermark,
+};
 
 pub(super) fn document(db: &Connection, query: &Query) -> Result<Versioned> {
     let found = match query {
@@ -132,23 +132,6 @@ pub(super) fn tally(db: &mut Connection) -> Result<Tally> {
 
 pub(super) fn letters(db: &Connection) -> Result<u64> {
     db.query_row("SELECT count(*) FROM letter", [], |row| row.get(0))
-}
-
-/// A dead letter as a shard keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredLetter {
-    /// Its id.
-    pub id: String,
-    /// The operation, where the record could be read.
-    pub op: Option<OpId>,
-    /// Where the record stands in the log.
-    pub partition: u16,
-    /// Its offset there.
-    pub offset: u64,
-    /// Why, as a short class.
-    pub class: String,
-    /// The whole letter.
-    pub body: bytes::Bytes,
 }
 
 pub(super) fn letters_page(db: &Connection, after: &str, max: usize) -> Result<Vec<StoredLetter>> {

@@ -1,0 +1,95 @@
+//! The topic: found, or made, and checked.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::{ASK, Settings};
+use crate::log::LogId;
+use crate::order::digest;
+
+/// How long to wait for brokers that are just starting.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is known of a topic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) id: LogId,
+    /// Replicas that have to have a record before it counts as written.
+    pub(super) min_in_sync: usize,
+}
+
+pub(super) async fn find_or_make(
+    client: &ClientConfig,
+    settings: &Settings,
+) -> Result<Known, String> {
+    let admin: AdminClient<DefaultClientContext> =
+        client.create().map_err(|why| why.to_string())?;
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let min = settings.replication / 2 + 1;
+    let min = min.to_string();
+    let new = NewTopic::new(
+        &settings.topic,
+        settings.partitions.into(),
+        TopicReplication::Fixed(settings.replication.into()),
+    )
+    .set("min.insync.replicas", &min)
+    .set("unclean.leader.election.enable", "false")
+    // A shard may have to go back, and what was accepted must still be there: the newest week.
+    .set("retention.ms", "604800000");
+    let made = admin
+        .create_topics([&new], &options)
+        .await
+        .map_err(|why| format!("no broker of {} takes requests: {why}", settings.brokers))?;
+    match made.into_iter().next() {
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)) | Ok(_)) => {}
+        Some(Err((topic, why))) => return Err(format!("topic {topic:?} cannot be made: {why}")),
+        None => return Err("the brokers did not say whether they made the topic".to_owned()),
+    }
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(&settings.topic)], &options)
+        .await
+        .map_err(|why| why.to_string())?;
+    let min_in_sync = described
+        .into_iter()
+        .next()
+        .and_then(Result::ok)
+        .and_then(|found| {
+            let entry = found.get("min.insync.replicas")?;
+            entry.value.as_ref()?.parse().ok()
+        })
+        .ok_or("the brokers did not say how many replicas a record has to have")?;
+    let (name, partitions) = (settings.topic.clone(), settings.partitions);
+    tokio::task::spawn_blocking(move || {
+        let client = admin.inner();
+        let cluster = client
+            .fetch_cluster_id(ASK)
+            .ok_or("the brokers did not say which cluster they are")?;
+        // A topic that was just made is not known everywhere yet.
+        for _ in 0..50 {
+            let found = client
+                .fetch_metadata(Some(&name), ASK)
+                .map_err(|why| why.to_string())?;
+            let found = found.topics().first().map_or(0, |t| t.partitions().len());
+            if found == usize::from(partitions) {
+                let id = digest(&[b"kafka log", cluster.as_bytes(), name.as_bytes()]);
+                return Ok(Known {
+                    id: LogId(id),
+                    min_in_sync,
+                });
+            }
+            if found > 0 {
+                return Err(format!(
+                    "topic {name:?} has {found} partitions, and not {partitions}"
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Err(format!("topic {name:?} does not appear"))
+    })
+    .await
+    .map_err(|panic| panic.to_string())?
+}

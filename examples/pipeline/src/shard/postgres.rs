@@ -1,0 +1,265 @@
+//! A shard in one PostgreSQL database, with a streaming replica or without.
+//!
+//! Several shards may be databases of one server. A batch is one transaction: it locks the watermark's row, inserts
+//! all its operations by one statement, and moves the watermark. It runs in a task of its own, so that a caller who
+//! goes away leaves no transaction open.
+
+mod apply;
+mod connect;
+mod query;
+mod schema;
+mod statements;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bb8::Pool;
+use seawall_shard_router::Role;
+use tokio_postgres::Config;
+
+use self::connect::{Connection, Connector, Want};
+use super::{
+    Applied, Batch, Query, ShardDb, ShardError, StoredLetter, Tally, Versioned, Watermark,
+};
+use crate::log::LogId;
+
+pub use self::connect::ConnectError;
+pub use self::schema::SetupError;
+
+/// Connections that write, for each shard and process: as many transactions overlap their syncs.
+const WRITERS: u32 = 4;
+
+/// Connections that read, for each shard, process and role.
+const READERS: u32 = 4;
+
+/// How long a transaction may take, with its wait for a connection.
+const TRANSACTION: Duration = Duration::from_secs(10);
+
+/// How long a read may take, with its wait for a connection.
+const READ: Duration = Duration::from_secs(2);
+
+/// How long everything may take that is read for the accounting.
+const TALLY: Duration = Duration::from_secs(300);
+
+/// Where a shard lies.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// What it is called in errors.
+    pub name: String,
+    /// Its servers: the primary and its replicas, in any order. Who is the primary is asked of them.
+    pub servers: Vec<Config>,
+}
+
+/// Which shard, of how many, of which log, under how many partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The log that it applies.
+    pub log: LogId,
+    /// Its number.
+    pub shard: u16,
+    /// How many shards there are.
+    pub shards: u16,
+}
+
+/// A shard in one PostgreSQL database.
+#[derive(Clone)]
+pub struct PostgresShard {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    log: LogId,
+    writers: Pool<Connector>,
+    readers: Pool<Connector>,
+    lagging: Pool<Connector>,
+    /// Products that were found: none is ever removed.
+    known: Mutex<HashSet<String>>,
+}
+
+impl PostgresShard {
+    /// Makes what is missing, checks that the database is the shard that it should be, and connects when first asked.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`], when no primary answers or the database is another shard's.
+    pub async fn open(place: Place, identity: Identity) -> Result<Self, SetupError> {
+        let connector = |want| Connector::new(&place, want);
+        schema::set_up(&connector(Want::Primary), identity).await?;
+        let pool = |want, size| {
+            Pool::builder()
+                .max_size(size)
+                .min_idle(Some(0))
+                .connection_timeout(READ)
+                // A dead connection is noticed by whoever uses it, and a check costs as much as a read.
+                .test_on_check_out(false)
+                .idle_timeout(Some(Duration::from_secs(60)))
+                .build_unchecked(connector(want))
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                name: place.name.clone(),
+                log: identity.log,
+                writers: pool(Want::Primary, WRITERS),
+                readers: pool(Want::Primary, READERS),
+                lagging: pool(Want::Replica, READERS),
+                known: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Runs something on a connection in a task of its own, within a time. A connection on which it did not end well
+    /// is not used again.
+    async fn on<T, F>(
+        &self,
+        pool: fn(&Inner) -> &Pool<Connector>,
+        within: Duration,
+        work: impl FnOnce(Arc<Inner>, Arc<Connection>) -> F + Send + 'static,
+    ) -> Result<T, ShardError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failed>> + Send,
+    {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::spawn(async move {
+            let run = async {
+                let connection = pool(&inner)
+                    .get()
+                    .await
+                    .map_err(|why| inner.unavailable(&why))?;
+                let shared = connection.share();
+                let broken = shared.presume_broken();
+                match work(Arc::clone(&inner), shared).await {
+                    Ok(done) => {
+                        broken.it_is_not();
+                        Ok(done)
+                    }
+                    Err(Failed::Refused(why)) => {
+                        broken.it_is_not();
+                        Err(why)
+                    }
+                    Err(Failed::Postgres(why)) => Err(inner.unavailable(&why)),
+                }
+            };
+            tokio::time::timeout(within, run)
+                .await
+                .unwrap_or_else(|elapsed| Err(inner.unavailable(&elapsed)))
+        });
+        task.await
+            .unwrap_or_else(|panic| Err(ShardError::Unavailable(panic.to_string())))
+    }
+}
+
+/// Why a transaction or a read did not do what it was to.
+enum Failed {
+    /// The shard said no, and the transaction is rolled back.
+    Refused(ShardError),
+    /// PostgreSQL failed; the connection is in an unknown state.
+    Postgres(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(why: tokio_postgres::Error) -> Self {
+        Self::Postgres(why)
+    }
+}
+
+impl Inner {
+    fn unavailable(&self, why: &(dyn std::error::Error + 'static)) -> ShardError {
+        ShardError::Unavailable(format!("{}: {}", self.name, connect::chain(why)))
+    }
+}
+
+impl ShardDb for PostgresShard {
+    async fn adopt(&self, partition: u16, log: LogId, epoch: u64) -> Result<Watermark, ShardError> {
+        if log != self.inner.log {
+            return Err(ShardError::ForeignLog);
+        }
+        self.on(
+            |inner| &inner.writers,
+            TRANSACTION,
+            move |_, db| async move { apply::adopt(&db, partition, log, epoch).await },
+        )
+        .await
+    }
+
+    async fn apply(&self, batch: Arc<Batch>) -> Result<Applied, ShardError> {
+        if !batch.is_in_order() {
+            return Err(ShardError::BadBatch(
+                "its rows are out of order, or outside of its range",
+            ));
+        }
+        self.on(
+            |inner| &inner.writers,
+            TRANSACTION,
+            move |inner, db| async move { apply::apply(&db, &inner.known, &batch).await },
+        )
+        .await
+    }
+
+    async fn read(&self, from: Role, query: Query) -> Result<Versioned, ShardError> {
+        let pool: fn(&Inner) -> &Pool<Connector> = if from.is_primary() {
+            |inner| &inner.readers
+        } else {
+            |inner| &inner.lagging
+        };
+        self.on(pool, READ, move |_, db| async move {
+            Ok(query::document(&db, &query).await?)
+        })
+        .await
+    }
+
+    async fn position(&self, of: Role) -> Result<Option<u64>, ShardError> {
+        let pool: fn(&Inner) -> &Pool<Connector> = if of.is_primary() {
+            |inner| &inner.readers
+        } else {
+            |inner| &inner.lagging
+        };
+        self.on(pool, READ, |_, db| async move {
+            Ok(Some(query::position(&db).await?))
+        })
+        .await
+    }
+
+    async fn tally(&self) -> Result<Tally, ShardError> {
+        self.on(
+            |inner| &inner.readers,
+            TALLY,
+            |_, db| async move { Ok(query::tally(&db).await?) },
+        )
+        .await
+    }
+
+    async fn letters(&self) -> Result<u64, ShardError> {
+        self.on(
+            |inner| &inner.readers,
+            READ,
+            |_, db| async move { Ok(query::letters(&db).await?) },
+        )
+        .await
+    }
+
+    async fn letters_page(
+        &self,
+        after: String,
+        max: usize,
+    ) -> Result<Vec<StoredLetter>, ShardError> {
+        self.on(
+            |inner| &inner.readers,
+            READ,
+            move |_, db| async move { Ok(query::letters_page(&db, &after, max).await?) },
+        )
+        .await
+    }
+}
+
+impl fmt::Debug for PostgresShard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresShard")
+            .field("name", &self.inner.name)
+            .finish_non_exhaustive()
+    }
+}
