@@ -34,6 +34,8 @@ pub(crate) struct Call<S, Req, C, K, M> {
     /// When the call began, where anything depends on it.
     pub(crate) started: Option<Instant>,
     pub(crate) deadline: Option<Instant>,
+    /// That of the running attempt.
+    pub(crate) span: telemetry::Span,
     /// Made by the first failure: a call that succeeds at once does not pay for it.
     pub(crate) trouble: Option<Box<Trouble>>,
 }
@@ -64,6 +66,7 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
     where
         K: CloneRequest<Req>,
     {
+        self.span = telemetry::Span::default();
         let asked = match class {
             Class::Success => return Next::Answer(outcome),
             Class::Permanent => return self.give_up(Stopped::Permanent, outcome),
@@ -223,7 +226,8 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
         {
             retry.spend();
         }
-        let attempt = service.call(request);
+        self.span = telemetry::Span::attempt(self.attempts);
+        let attempt = self.span.within(|| service.call(request));
         self.repeat = copy.map(|copy| (service, copy));
         (attempt, end)
     }

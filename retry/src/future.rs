@@ -62,10 +62,12 @@ where
             // ## Attempting => (Waiting | Done)
             let outcome = match this.state.as_mut().project() {
                 // The outcome before the clock: an answer that came in time counts.
-                StateProj::Attempting { attempt } => match attempt.poll(cx) {
-                    Poll::Ready(outcome) => outcome.map_err(Into::into),
-                    Poll::Pending => Err(ready!(self.as_mut().poll_attempt_end(cx))?),
-                },
+                StateProj::Attempting { attempt } => {
+                    match this.call.span.within(|| attempt.poll(cx)) {
+                        Poll::Ready(outcome) => outcome.map_err(Into::into),
+                        Poll::Pending => Err(ready!(self.as_mut().poll_attempt_end(cx))?),
+                    }
+                }
                 _ => {
                     ready!(self.as_mut().poll_next_attempt(cx))?;
                     continue;

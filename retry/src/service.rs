@@ -15,6 +15,7 @@ use crate::{
     future::State,
     held::Held,
     policy::{Policy, Settings, Times},
+    telemetry::Span,
 };
 
 /// A service whose calls are repeated: see [`RetryLayer`](crate::RetryLayer).
@@ -96,9 +97,10 @@ where
         policy
             .stamp
             .stamp(&mut request, Attempt::new(1, times.attempt_end));
+        let span = Span::attempt(1);
         ResponseFuture {
             state: State::Attempting {
-                attempt: self.inner.call(request),
+                attempt: span.within(|| self.inner.call(request)),
             },
             timer: None,
             call: Call {
@@ -110,6 +112,7 @@ where
                 armed: false,
                 started: times.started,
                 deadline: times.deadline,
+                span,
                 trouble: None,
             },
         }

@@ -1,11 +1,34 @@
 //! Every event and counter of this crate. Without the features nothing is compiled in.
 //!
 //! Metrics: `seawall_retry_retries_total`, `seawall_retry_hedges_total`, and `seawall_retry_stopped_total` with the label `reason`
-//! (the words of [`Stopped::as_str`](crate::Stopped::as_str), a bounded set).
+//! (the words of [`Stopped::as_str`](crate::Stopped::as_str), a bounded set). Each attempt runs in a span `attempt` with its
+//! `number`, so that what the service itself tells says which attempt it was.
 
 use std::time::Duration;
 
 use crate::{BoxError, Stopped};
+
+/// The span of an attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Span(#[cfg(feature = "tracing")] Option<tracing::Span>);
+
+impl Span {
+    #[inline]
+    pub(crate) fn attempt(number: u32) -> Self {
+        let _ = number;
+        Self(
+            #[cfg(feature = "tracing")]
+            Some(tracing::debug_span!("attempt", number)),
+        )
+    }
+
+    #[inline]
+    pub(crate) fn within<T>(&self, run: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "tracing")]
+        let _entered = self.0.as_ref().map(tracing::Span::enter);
+        run()
+    }
+}
 
 /// A further attempt will be made after `wait`.
 pub(crate) fn retrying(attempts: u32, wait: Duration) {

@@ -7,6 +7,7 @@
 mod allocations;
 mod drops;
 mod kafka;
+mod observe;
 mod port;
 mod postgres;
 mod proxy;
@@ -16,6 +17,7 @@ mod resp;
 pub use allocations::count_allocations;
 pub use drops::drop_at_every_poll;
 pub use kafka::{KAFKA_VERSION, Kafka, KafkaLayout, kafka_jars};
+pub use observe::{Observed, observe};
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
