@@ -100,7 +100,8 @@
 //! - `http`: `HttpStatus`, a classifier by status and `Retry-After`; `IdempotentMethods`, which sends
 //!   once what must not be sent twice; `ReplayBody`, a body that is kept up to a bound as it is sent.
 //! - `grpc`: `GrpcStatus`, a classifier by gRPC code with the server's pushback. No gRPC library.
-//! - `tracing`, `metrics`: an event and a counter for each retry, each hedge and each end.
+//! - `tracing`, `metrics`: an event and a counter for each retry, each hedge and each end; with `tracing` a
+//!   span for each attempt, so that what the service tells says which it was.
 
 mod backoff;
 mod budget;

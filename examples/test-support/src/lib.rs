@@ -12,6 +12,7 @@ mod port;
 mod postgres;
 mod proxy;
 mod redis;
+mod redis_cluster;
 mod resp;
 
 pub use allocations::count_allocations;
@@ -22,3 +23,4 @@ pub use port::free_port;
 pub use postgres::Postgres;
 pub use proxy::Proxy;
 pub use redis::Redis;
+pub use redis_cluster::RedisCluster;

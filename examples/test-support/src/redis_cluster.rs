@@ -1,0 +1,125 @@
+use std::{iter, ops::RangeInclusive, time::Duration};
+
+use tokio::time::{sleep, timeout};
+
+use crate::{Redis, free_port};
+
+const SLOTS: u16 = 16_384;
+/// Three processes on a machine that is busy with other tests need their time to agree.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Redis Cluster of the test's own: primaries that share the slots evenly, without replicas.
+///
+/// Its servers are ended by their process ids when the value is dropped.
+#[derive(Debug)]
+pub struct RedisCluster {
+    nodes: Vec<Redis>,
+}
+
+impl RedisCluster {
+    /// Starts three primaries and returns once each of them knows who has which slots.
+    ///
+    /// # Panics
+    ///
+    /// When redis-server is not installed or does not start, or the servers do not agree.
+    pub async fn start() -> Self {
+        Self::with_args::<&str>(3, &[]).await
+    }
+
+    /// So many primaries, with further arguments for each server.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start), and when there is to be no server.
+    pub async fn with_args<A: AsRef<str>>(primaries: u16, args: &[A]) -> Self {
+        assert!(primaries > 0, "a cluster has at least one server");
+        let mut nodes = Vec::new();
+        let mut buses = Vec::new();
+        for _ in 0..primaries {
+            // Ten thousand above the port, as by default, may be no port at all.
+            let bus = free_port().to_string();
+            let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
+            all.extend(["--cluster-node-timeout", "5000"]);
+            all.extend(args.iter().map(AsRef::as_ref));
+            nodes.push(Redis::with_args(&all).await);
+            buses.push(bus);
+        }
+        for (number, node) in iter::zip(0.., &nodes) {
+            let slots = slots_of(number, primaries);
+            let (first, last) = (slots.start().to_string(), slots.end().to_string());
+            node.ask(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]).await;
+            let epoch = (number + 1).to_string();
+            node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await;
+        }
+        for (node, bus) in iter::zip(&nodes, &buses).skip(1) {
+            let port = node.port().to_string();
+            let meet = ["CLUSTER", "MEET", "127.0.0.1", &port, bus];
+            nodes[0].ask(&meet).await;
+        }
+        let cluster = Self { nodes };
+        timeout(PATIENCE, cluster.agreed())
+            .await
+            .expect("the servers of a cluster agree within a minute");
+        cluster
+    }
+
+    /// The servers; number `n` of `N` has the slots from `n * 16384 / N` on.
+    pub fn nodes(&self) -> &[Redis] {
+        &self.nodes
+    }
+
+    /// The server that has a slot.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such slot.
+    pub fn node_of(&self, slot: u16) -> &Redis {
+        let primaries = u16::try_from(self.nodes.len()).expect("it was one");
+        let mut numbers = 0..primaries;
+        let number = numbers.find(|number| slots_of(*number, primaries).contains(&slot));
+        let number = number.unwrap_or_else(|| panic!("there is no slot {slot}"));
+        &self.nodes[usize::from(number)]
+    }
+
+    /// The URL of each server, for a client of clusters.
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Redis::url).collect()
+    }
+
+    async fn agreed(&self) {
+        let known = format!("cluster_known_nodes:{}", self.nodes.len());
+        for node in &self.nodes {
+            loop {
+                let info = node.ask(&["CLUSTER", "INFO"]).await;
+                if info.contains("cluster_state:ok") && info.contains(&known) {
+                    break;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+fn slots_of(number: u16, of: u16) -> RangeInclusive<u16> {
+    let from = |number: u16| u32::from(number) * u32::from(SLOTS) / u32::from(of);
+    let slot = |slot: u32| u16::try_from(slot).expect("a slot is below 16,384");
+    slot(from(number))..=slot(from(number + 1) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slot_has_one_server() {
+        for of in 1..=7 {
+            let mut next = 0;
+            for number in 0..of {
+                let slots = slots_of(number, of);
+                assert_eq!(*slots.start(), next);
+                next = slots.end() + 1;
+            }
+            assert_eq!(next, SLOTS);
+        }
+    }
+}
