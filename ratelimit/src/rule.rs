@@ -175,8 +175,8 @@ impl<K, C, P> Rule<K, C, P> {
 
     /// How the rule counts: strictly, in a [sliding window](WindowKind::Sliding), unless set.
     ///
-    /// A layer only takes what its store [keeps](crate::Store::keeps): a `MemoryStore` all of them, others the
-    /// default.
+    /// A layer only takes what its store [keeps](crate::Store::keeps). All stores of this crate keep all of them, and
+    /// decide alike.
     ///
     /// ```
     /// use seawall_ratelimit::{MemoryStore, Quota, RateLimitLayer, Rule, WindowKind};

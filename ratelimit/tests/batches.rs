@@ -159,6 +159,7 @@ async fn a_batch_that_is_sent_twice_counts_once() {
         limit: 10,
         width: 225_000_000,
         cost: 3,
+        kind: 0,
     }];
     let now = 1_700_000_000_000_000;
     let mut send = async |number: u64| {

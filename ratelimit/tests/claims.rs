@@ -12,7 +12,9 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use redis::aio::MultiplexedConnection;
 use seawall_ratelimit::window::{Outcome, Terms, Wait};
-use seawall_ratelimit::{ClientIp, Key, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule};
+use seawall_ratelimit::{
+    ClientIp, Key, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, WindowKind,
+};
 use seawall_redis::{BreakerState, Client, Shared};
 use test_support::{Redis, count_allocations};
 use tokio::task::JoinSet;
@@ -78,25 +80,38 @@ async fn strict_redis() {
     assert_eq!(violations, 0);
 }
 
+/// A rule of each kind, and one more of the default.
+const KINDS: [(&str, WindowKind, u8); 5] = [
+    ("a", WindowKind::Sliding, 0),
+    ("b", WindowKind::Sliding, 0),
+    ("c", WindowKind::Log, 1),
+    ("d", WindowKind::Counter, 2),
+    ("e", WindowKind::Gcra, 3),
+];
+
+struct Ask {
+    keys: [u64; 5],
+    costs: [u32; 5],
+}
+
 /// The script that `RedisStore` sends, at a moment of our own.
 fn script_at(
     connection: &mut redis::Connection,
     now: u64,
-    keys: [u64; 2],
-    costs: [u32; 2],
-    quotas: [Quota; 2],
+    ask: &Ask,
+    quotas: [Quota; 5],
 ) -> Vec<Outcome> {
-    let names = [
-        format!("{{t}}:a:{}", keys[0]),
-        format!("{{t}}:b:{}", keys[1]),
-    ];
-    let rules: Vec<_> = (0..2)
+    let names: Vec<_> = (0..5)
+        .map(|n| format!("{{t}}:{n}:{}", ask.keys[n]))
+        .collect();
+    let rules: Vec<_> = (0..5)
         .map(|n| script::Rule {
             key: &names[n],
             version: 0,
             limit: quotas[n].limit(),
             width: Terms::new(quotas[n], 0).window().as_micros() as u64 / 16,
-            cost: costs[n],
+            cost: ask.costs[n],
+            kind: KINDS[n].2,
         })
         .collect();
     let reply: Vec<u8> = script::call(now, &rules, false).query(connection).unwrap();
@@ -119,10 +134,6 @@ fn script_at(
 // server blocks, so that time does not run on while it is waited for.
 #[tokio::test(start_paused = true)]
 async fn same_decisions() {
-    struct Ask {
-        keys: [u64; 2],
-        costs: [u32; 2],
-    }
     let server = Redis::start().await;
     let mut connection = redis::Client::open(server.url())
         .unwrap()
@@ -131,18 +142,22 @@ async fn same_decisions() {
     let quotas = [
         Quota::new(9, Duration::from_micros(30_000_007)),
         Quota::new(25, Duration::from_secs(60)),
+        Quota::new(11, Duration::from_micros(34_567_891)),
+        Quota::new(13, Duration::from_micros(41_000_009)),
+        Quota::new(17, Duration::from_micros(51_234_567)),
     ];
+    let rule = |n: usize| {
+        Rule::new(KINDS[n].0, quotas[n])
+            .window(KINDS[n].1)
+            .key(move |ask: &Ask| ask.keys[n].into())
+            .cost(move |ask: &Ask| ask.costs[n])
+    };
     let limits = RateLimitLayer::new(MemoryStore::with_capacity(1_000))
-        .rule(
-            Rule::new("a", quotas[0])
-                .key(|ask: &Ask| ask.keys[0].into())
-                .cost(|ask: &Ask| ask.costs[0]),
-        )
-        .rule(
-            Rule::new("b", quotas[1])
-                .key(|ask: &Ask| ask.keys[1].into())
-                .cost(|ask: &Ask| ask.costs[1]),
-        )
+        .rule(rule(0))
+        .rule(rule(1))
+        .rule(rule(2))
+        .rule(rule(3))
+        .rule(rule(4))
         .checker();
     let start = Instant::now();
     let mut random = fastrand::Rng::with_seed(3);
@@ -155,12 +170,12 @@ async fn same_decisions() {
         };
         advance(Duration::from_micros(step)).await;
         let ask = Ask {
-            keys: [random.u64(0..6), random.u64(0..3)],
-            costs: [random.u32(0..4), random.u32(0..4)],
+            keys: std::array::from_fn(|_| random.u64(0..6)),
+            costs: std::array::from_fn(|_| random.u32(0..4)),
         };
         let here = strict::now_of(limits.decide(&ask));
         let now = start.elapsed().as_micros() as u64;
-        let there = script_at(&mut connection, now, ask.keys, ask.costs, quotas);
+        let there = script_at(&mut connection, now, &ask, quotas);
         let here_all: Vec<_> = here.iter().map(|(_, outcome)| outcome).collect();
         differing += u64::from(here_all != there);
         passed += u64::from(here.passes());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use seawall_ratelimit::{
-    Apply, BoxError, Checker, ConfigError, Decision, Key, Plan, Quota, RateLimitError,
-    RateLimitLayer, RedisStore, Rule, Verdict, WindowKind,
+    Apply, BoxError, Checker, Decision, Key, Plan, Quota, RateLimitError, RateLimitLayer,
+    RedisStore, Rule, Verdict,
 };
 use seawall_redis::{Client, Shared};
 use test_support::Redis;
@@ -171,15 +171,4 @@ async fn who_waits_passes_when_there_is_room() {
         assert_eq!(service.ready().await.unwrap().call(n).await.unwrap(), n);
     }
     assert!(start.elapsed() >= Duration::from_millis(4 * 40));
-}
-
-#[tokio::test]
-async fn windows_that_redis_does_not_keep_are_refused_when_the_layer_is_built() {
-    let server = Redis::start().await;
-    let rule = Rule::new("all", Quota::per_second(1)).window(WindowKind::Gcra);
-    let refused = RateLimitLayer::new(store(&server).await).try_rule(rule);
-    assert!(matches!(
-        refused,
-        Err(ConfigError::WindowKind(WindowKind::Gcra))
-    ));
 }

@@ -88,7 +88,7 @@ impl SlidingCounter {
         let (used, all) = (at.weighed(moment), u128::from(limit) * whole);
         let left = |used: u128| narrow((all.saturating_sub(used) / whole) as u64);
         let asked = u128::from(cost) * whole;
-        if used + asked <= all {
+        if used + asked <= all || cost == 0 {
             let mut after = at;
             after.current += cost;
             let reset = after.all_gone(now);

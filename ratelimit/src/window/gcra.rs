@@ -81,7 +81,7 @@ impl Gcra {
             let tokens = (at + capacity).saturating_sub(full_at) / self.token();
             narrow(u64::try_from(tokens).unwrap_or(u64::MAX))
         };
-        if after <= at + capacity {
+        if after <= at + capacity || cost == 0 {
             return Outcome::new(limit, left(after), micros(after - at), Wait::None);
         }
         let wait = if cost > limit {

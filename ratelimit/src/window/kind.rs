@@ -13,8 +13,7 @@ use super::Terms;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WindowKind {
-    /// Sixteen buckets, the oldest counted whole: strict, in fixed memory. The default, and what all
-    /// stores keep.
+    /// Sixteen buckets, the oldest counted whole: strict, in fixed memory. The default.
     #[default]
     Sliding,
     /// The moment of each unit: strict and exact, at the price of memory. See [`SlidingLog`](super::SlidingLog).

@@ -9,7 +9,15 @@ pub(crate) struct Rule<'a> {
     pub(crate) limit: u32,
     pub(crate) width: u64,
     pub(crate) cost: u32,
+    /// How it counts: strict 0, log 1, counter 2, gcra 3.
+    pub(crate) kind: u8,
 }
+
+const SCRIPT: &str = concat!(
+    include_str!("../../src/store/redis/script/strict.lua"),
+    include_str!("../../src/store/redis/script/named.lua"),
+    include_str!("../../src/store/redis/script/batch.lua"),
+);
 
 /// One request under all the rules, the short way if there is one way of two; for each rule limit,
 /// remaining, reset and wait (-1 for never).
@@ -35,6 +43,7 @@ pub(crate) fn numbered(
         terms.extend(rule.version.to_le_bytes());
         terms.extend(rule.limit.to_le_bytes());
         terms.extend(rule.width.to_le_bytes());
+        terms.push(rule.kind);
         item.extend((n as u16).to_le_bytes());
         item.extend((n as u16 + 1).to_le_bytes());
         item.extend(rule.cost.to_le_bytes());
@@ -51,9 +60,7 @@ pub(crate) fn numbered(
         group.extend(1_u16.to_le_bytes());
     }
     let mut cmd = redis::cmd("EVAL");
-    cmd.arg(include_str!("../../src/store/window.lua"))
-        .arg(1 + rules.len())
-        .arg("lane");
+    cmd.arg(SCRIPT).arg(1 + rules.len()).arg("lane");
     for rule in rules {
         cmd.arg(rule.key);
     }

@@ -8,10 +8,14 @@ use crate::window::{Outcome, Terms, Wait};
 const LARGEST_PART: u32 = 16;
 /// Shorter ones are not worth the way to the server.
 const SHORTEST: u64 = 10_000;
+/// The longest that a lease lasts, in microseconds.
+pub(super) const LONGEST: u64 = 4_000_000;
+/// Requests of a key in close succession before it is worth a lease.
+const WORTH: u32 = 4;
 
 /// How long a lease of a rule lasts: one bucket at most, as more would be charged too far ahead.
-pub(super) fn time_of(terms: Terms, longest: u64) -> u64 {
-    terms.width.min(longest)
+pub(super) fn time_of(terms: Terms) -> u64 {
+    terms.width.min(LONGEST)
 }
 
 /// What of that the node may use: its clock may run slower than the server's.
@@ -38,6 +42,8 @@ pub(super) struct KeyLease {
     asking: bool,
     /// When it was last asked about.
     seen: u64,
+    /// How many requests came in close succession.
+    row: u32,
     /// Units asked for since `since`, by which the next lease is sized.
     wanted: u64,
     since: u64,
@@ -72,6 +78,7 @@ impl KeyLease {
             lease: None,
             asking: false,
             seen: now,
+            row: 0,
             wanted: 0,
             since: now,
             denied: None,
@@ -80,13 +87,7 @@ impl KeyLease {
 
     /// Decides about a request by what is known here. The second result is what has to go back: once taken
     /// from here it can be spent no more, and is given back once at most.
-    pub(super) fn step(
-        &mut self,
-        now: u64,
-        terms: Terms,
-        cost: u32,
-        longest: u64,
-    ) -> (Step, Option<Leased>) {
+    pub(super) fn step(&mut self, now: u64, terms: Terms, cost: u32) -> (Step, Option<Leased>) {
         let mut back = None;
         if self.terms != terms {
             // Another version of the rule: nothing that is known holds.
@@ -96,8 +97,12 @@ impl KeyLease {
                 ..Self::new(terms, now)
             };
         }
-        let (quiet, time) = (now.saturating_sub(self.seen), time_of(terms, longest));
+        let (quiet, time) = (now.saturating_sub(self.seen), time_of(terms));
         self.seen = now;
+        if quiet > time / 2 {
+            (self.row, self.wanted, self.since) = (0, 0, now);
+        }
+        self.row = self.row.saturating_add(1);
         self.wanted += u64::from(cost);
         if let Some(denied) = self.denied {
             if now >= denied.until {
@@ -122,8 +127,7 @@ impl KeyLease {
         if self.asking {
             return (Step::Ask(None), back);
         }
-        if quiet > time / 2 || time < SHORTEST {
-            (self.wanted, self.since) = (0, now);
+        if self.row < WORTH || time < SHORTEST {
             return (Step::Ask(None), back);
         }
         let units = self.size(now, time);
@@ -224,9 +228,10 @@ impl KeyLease {
     }
 
     /// Whether nothing is lost by forgetting it.
-    pub(super) fn is_idle(&self, now: u64, longest: u64) -> bool {
-        let time = time_of(self.terms, longest);
-        self.lease.is_none() && !self.asking && now.saturating_sub(self.seen) > time
+    pub(super) fn is_idle(&self, now: u64) -> bool {
+        let denied = self.denied.is_some_and(|denied| now < denied.until);
+        let quiet = now.saturating_sub(self.seen) > time_of(self.terms);
+        self.lease.is_none() && !self.asking && !denied && quiet
     }
 
     fn take_lease(&mut self) -> Option<Leased> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use seawall_redis::Source;
 use tokio::time::Instant;
 
-use self::lease::{KeyLease, Step};
+use self::lease::{KeyLease, Step, time_of};
 use self::table::Table;
 use crate::decision::{Charge, Charges, Decision, Verdict};
 use crate::error::StoreError;
@@ -23,12 +23,10 @@ use crate::store::redis::batch::{LeaseAsk, Leased as Granted, Refund};
 use crate::store::redis::lane::TakeLease;
 use crate::store::redis::{RedisDeciding, RedisReceipt, RedisScope, RedisStore};
 use crate::store::{Operate, Standing, Store};
-use crate::window::Terms;
+use crate::window::{Outcome, Terms, WindowKind};
 
 /// Keys of a rule that a node knows. Others are decided by the store each time.
 const KEYS: usize = 200_000;
-/// The longest that a lease lasts.
-const LONGEST: Duration = Duration::from_secs(4);
 
 /// Decides most requests here, out of units that were paid for on the store before.
 ///
@@ -125,14 +123,15 @@ impl<S: Source> Leased<RedisStore<S>> {
     }
 
     fn decide_one(&self, charge: &Charge<'_, LeasedScope>) -> Verdict<LeasedDeciding> {
-        let (now, longest) = (self.shared.now(), longest());
+        let now = self.shared.now();
         let table = &charge.scope.table;
         let hash = table.hash(charge.key);
         let stepped = {
             let mut shard = table.shard(hash);
             let new = || KeyLease::new(charge.terms, now);
-            let key = table.known(&mut shard, hash, now, longest, new);
-            key.map(|key| key.step(now, charge.terms, charge.cost, longest))
+            let time = time_of(charge.terms);
+            let key = table.known(&mut shard, hash, now, time, new);
+            key.map(|key| key.step(now, charge.terms, charge.cost))
         };
         let (step, back) = stepped.unwrap_or((Step::Ask(None), None));
         let of = below(charge);
@@ -169,12 +168,12 @@ impl<S: Source> Leased<RedisStore<S>> {
 
     /// A request under several rules: out of leases, if there is one for each.
     fn decide_all(&self, charges: &Charges<'_, LeasedScope>) -> Verdict<LeasedDeciding> {
-        let (now, longest) = (self.shared.now(), longest());
+        let now = self.shared.now();
         let mut decision = Decision::empty();
         let mut passed = Vec::with_capacity(charges.len());
         let mut refused = false;
         for charge in charges.iter().filter(|charge| charge.cost > 0) {
-            if charge.is_shadow() {
+            if !can_lease(&charge) {
                 break;
             }
             let table = &charge.scope.table;
@@ -182,8 +181,9 @@ impl<S: Source> Leased<RedisStore<S>> {
             let stepped = {
                 let mut shard = table.shard(hash);
                 let new = || KeyLease::new(charge.terms, now);
-                let key = table.known(&mut shard, hash, now, longest, new);
-                key.map(|key| key.step(now, charge.terms, charge.cost, longest))
+                let time = time_of(charge.terms);
+                let key = table.known(&mut shard, hash, now, time, new);
+                key.map(|key| key.step(now, charge.terms, charge.cost))
             };
             let (step, back) = stepped.unwrap_or((Step::Ask(None), None));
             if let Some(back) = back {
@@ -265,8 +265,9 @@ const NOTHING: Granted = Granted {
     left: 0,
 };
 
-const fn longest() -> u64 {
-    LONGEST.as_micros() as u64
+/// Shadows and windows of other kinds are left to the store.
+fn can_lease(charge: &Charge<'_, LeasedScope>) -> bool {
+    !charge.is_shadow() && charge.policy.window() == WindowKind::Sliding
 }
 
 /// The charge as the store below sees it.
@@ -425,9 +426,13 @@ impl<S: Source> Store for Leased<RedisStore<S>> {
         }
     }
 
+    fn keeps(&self, kind: WindowKind) -> bool {
+        self.store.keeps(kind)
+    }
+
     fn decide(&self, charges: &Charges<'_, LeasedScope>) -> Verdict<LeasedDeciding> {
         match charges.only() {
-            Some(charge) if !charge.is_shadow() && charge.cost > 0 => self.decide_one(charge),
+            Some(charge) if can_lease(charge) && charge.cost > 0 => self.decide_one(charge),
             _ => self.decide_all(charges),
         }
     }
@@ -448,6 +453,18 @@ struct Note {
     cost: u32,
 }
 
+impl Note {
+    /// A refused key is known, however seldom it comes.
+    fn deny(&self, outcome: Outcome) {
+        let now = self.shared.now();
+        let mut shard = self.table.shard(self.hash);
+        let new = || KeyLease::new(self.terms, now);
+        if let Some(key) = self.table.make_known(&mut shard, self.hash, now, new) {
+            key.deny(now, self.terms, self.cost, outcome);
+        }
+    }
+}
+
 impl Future for LeasedDeciding {
     type Output = Result<Decision, StoreError>;
 
@@ -457,9 +474,8 @@ impl Future for LeasedDeciding {
             && !decision.passes()
             && !decision.is_degraded()
             && let Some((_, outcome)) = decision.iter().next()
-            && let Some(key) = note.table.shard(note.hash).get(note.hash)
         {
-            key.deny(note.shared.now(), note.terms, note.cost, outcome);
+            note.deny(outcome);
         }
         Poll::Ready(decided)
     }

@@ -6,11 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use siphasher::sip128::SipHasher13;
 
-use super::lease::KeyLease;
+use super::lease::{KeyLease, LONGEST};
 use crate::key::Key;
-use crate::store::redis::batch::Identity;
+use crate::store::redis::plan::Identity;
 
 const SHARDS: usize = 64;
+/// Keys to a shard of which it is noted when they last came by.
+const PASSING: usize = 4_096;
 
 pub(super) struct Table {
     /// Under keys drawn at random, one for each kind of [`Key`].
@@ -23,9 +25,11 @@ pub(super) struct Table {
 #[repr(align(64))]
 struct Padded(Mutex<Shard>);
 
-#[derive(Default)]
 pub(super) struct Shard {
     keys: HashMap<u128, KeyLease, BuildHasherDefault<Identity>>,
+    /// Keys that are not known came by then: half of a hash, and the moment in 1,024 microseconds. One
+    /// takes the place of another.
+    passing: Box<[(u32, u32)]>,
     /// Not before then is it worth to look for idle ones again.
     sweep_at: u64,
 }
@@ -36,7 +40,13 @@ impl Table {
             let secret = RandomState::new();
             SipHasher13::new_with_keys(secret.hash_one(0), secret.hash_one(1))
         };
-        let shard = |_| Padded(Mutex::default());
+        let shard = |_| {
+            Padded(Mutex::new(Shard {
+                keys: HashMap::default(),
+                passing: vec![(0, 0); PASSING].into_boxed_slice(),
+                sweep_at: 0,
+            }))
+        };
         Self {
             hashers: std::array::from_fn(hasher),
             shards: (0..SHARDS).map(shard).collect(),
@@ -55,21 +65,36 @@ impl Table {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key, made known if there is room for it.
+    /// The key, if it is known. It becomes so when it comes by again within a quarter of a lease of this length: of
+    /// most keys of a crowd nothing is worth to be known.
     pub(super) fn known<'a>(
         &self,
         shard: &'a mut Shard,
         hash: u128,
         now: u64,
-        longest: u64,
+        time: u64,
+        new: impl FnOnce() -> KeyLease,
+    ) -> Option<&'a mut KeyLease> {
+        if !shard.keys.contains_key(&hash) && !shard.comes_again(hash, now, time / 4) {
+            return None;
+        }
+        self.make_known(shard, hash, now, new)
+    }
+
+    /// The key, made known if there is room for it.
+    pub(super) fn make_known<'a>(
+        &self,
+        shard: &'a mut Shard,
+        hash: u128,
+        now: u64,
         new: impl FnOnce() -> KeyLease,
     ) -> Option<&'a mut KeyLease> {
         if shard.keys.len() >= self.most && !shard.keys.contains_key(&hash) {
             if now < shard.sweep_at {
                 return None;
             }
-            shard.keys.retain(|_, key| !key.is_idle(now, longest));
-            shard.sweep_at = now + longest / 8;
+            shard.keys.retain(|_, key| !key.is_idle(now));
+            shard.sweep_at = now + LONGEST / 8;
             if shard.keys.len() >= self.most {
                 return None;
             }
@@ -79,6 +104,14 @@ impl Table {
 }
 
 impl Shard {
+    /// Whether a key was here shortly before; notes that it is here.
+    fn comes_again(&mut self, hash: u128, now: u64, shortly: u64) -> bool {
+        let (half, moment) = ((hash >> 32) as u32, (now >> 10) as u32);
+        let noted = &mut self.passing[hash as usize % PASSING];
+        let (other, before) = std::mem::replace(noted, (half, moment));
+        other == half && u64::from(moment.wrapping_sub(before)) << 10 <= shortly
+    }
+
     pub(super) fn get(&mut self, hash: u128) -> Option<&mut KeyLease> {
         self.keys.get_mut(&hash)
     }

@@ -18,10 +18,15 @@ use seawall_redis::{Client, Script, Source};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::batch::{Answer, Leased, Plan, Refund, Request};
+use super::batch::{Answer, Leased, Refund, Request};
+use super::plan::Plan;
 use crate::error::StoreError;
 
-static SCRIPT: Script = Script::new(include_str!("../window.lua"));
+static SCRIPT: Script = Script::new(concat!(
+    include_str!("script/strict.lua"),
+    include_str!("script/named.lua"),
+    include_str!("script/batch.lua"),
+));
 
 const LANES: usize = 2;
 /// Requests to a batch. It takes the server some milliseconds, for which nobody else is served.

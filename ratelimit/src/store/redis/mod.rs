@@ -1,32 +1,33 @@
 //! Counters on Redis: one script for all rules of a request, by the server's clock.
 
+mod asked;
 pub(crate) mod batch;
+mod deciding;
 pub(crate) mod lane;
+mod operate;
 mod outage;
+pub(crate) mod plan;
+mod reply;
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use seawall_redis::{Client, Pooled, Shared, Source};
-use sha2::{Digest, Sha256};
-use tokio::sync::oneshot;
 
-use self::batch::{Act, Answer, LeaseAsk, Leased, Refund, Request};
+use self::asked::Asked;
+pub use self::asked::RedisScope;
+use self::batch::{Act, LeaseAsk, Leased, Refund, Request};
+pub use self::deciding::RedisDeciding;
 use self::lane::{Ask, Lanes, TakeLease};
+pub use self::operate::RedisReceipt;
 pub use self::outage::Outage;
-use self::outage::{LocalRule, Standby};
+use self::outage::Standby;
 use crate::decision::{Charge, Charges, Decision, Verdict};
-use crate::error::{ConfigError, StoreError};
-use crate::key::Key;
+use crate::error::ConfigError;
 use crate::policy::Policy;
-use crate::quota::MAX_WINDOW;
-use crate::store::{Operate, Standing, Store};
-use crate::window::{Terms, Wait};
+use crate::store::Store;
+use crate::window::WindowKind;
 
 const DEFAULT_PREFIX: &str = "seawall";
 
@@ -64,11 +65,18 @@ const DEFAULT_PREFIX: &str = "seawall";
 ///
 /// # Keys
 ///
-/// `{prefix}:rule:hash`, where the hash is of fixed size and made of the rule's name and the key, so
-/// nothing from outside reaches Redis as it is. A record is 108 bytes and goes away by itself
-/// a window (and two sixteenths) after it was last charged. Beside them, each store keeps two keys
-/// `{prefix}!name` with the number and the reply of its last batches, for a minute. A value of something else under such a key is
+/// `{prefix}` and 21 letters, which are a hash (SHA-256, cut to 126 bits) of the rule's name, the kind of its window and
+/// the key: nothing from outside reaches Redis as it is. A record is a string of 44 to 108 bytes, or, of a
+/// [`WindowKind::Log`], a sorted set with a member for each moment; it goes away by itself a window (and two
+/// sixteenths) after it was last charged. Beside them, each store keeps two keys `{prefix}!name` with
+/// the number and the reply of its last batches, for a minute. A value of something else under such a key is
 /// [`StoreError::ForeignValue`], and is left alone.
+///
+/// # Windows
+///
+/// All [kinds](WindowKind), with the same decisions as in memory; by the clock of the server, which a step back
+/// makes them forget no sooner and no later than a window from then. Decisions about the default one are the
+/// fastest by far. A log takes O(log L) for a decision and up to L members.
 ///
 /// # Outage
 ///
@@ -179,101 +187,16 @@ impl<S: Source> RedisStore<S> {
     }
 }
 
-/// What a [`RedisStore`] keeps for one rule.
-#[derive(Clone, Debug)]
-pub struct RedisScope {
-    rule: Arc<ScopedRule>,
-}
-
-#[derive(Debug)]
-struct ScopedRule {
-    policy: Policy,
-    /// `{prefix}:rule:`, to be followed by the hash of a key.
-    stem: String,
-    /// Fed with the rule's name and its length.
-    hasher: Sha256,
-    /// The rule for when Redis is out.
-    local: Option<LocalRule>,
-}
-
-impl ScopedRule {
-    fn hash(&self, key: Key<'_>) -> [u8; 16] {
-        let mut hasher = self.hasher.clone();
-        hasher.update([key.kind()]);
-        hasher.update(key.as_bytes());
-        let mut half = [0; 16];
-        half.copy_from_slice(&hasher.finalize()[..16]);
-        half
-    }
-}
-
-/// One rule of one request, kept until Redis has answered.
-#[derive(Debug)]
-struct Asked {
-    number: u8,
-    rule: Arc<ScopedRule>,
-    hash: [u8; 16],
-    cost: u32,
-    terms: Terms,
-    shadow: bool,
-}
-
-impl Asked {
-    fn of(charge: &Charge<'_, RedisScope>) -> Self {
-        Self {
-            number: charge.number,
-            rule: Arc::clone(&charge.scope.rule),
-            hash: charge.scope.rule.hash(charge.key),
-            cost: charge.cost,
-            terms: charge.terms,
-            shadow: charge.is_shadow(),
-        }
-    }
-
-    fn write_key(&self, into: &mut Vec<u8>) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        into.extend_from_slice(self.rule.stem.as_bytes());
-        for byte in self.hash {
-            into.push(DIGITS[usize::from(byte >> 4)]);
-            into.push(DIGITS[usize::from(byte & 15)]);
-        }
-    }
-
-    fn refund(&self, bucket: u64, units: u32) -> Refund {
-        let mut key = Vec::new();
-        self.write_key(&mut key);
-        Refund {
-            key,
-            terms: self.terms,
-            bucket,
-            units,
-        }
-    }
-
-    fn foreign(&self) -> StoreError {
-        StoreError::ForeignValue {
-            rule: self.rule.policy.shared_name(),
-        }
-    }
-}
-
 impl<S: Source> Store for RedisStore<S> {
     type Scope = RedisScope;
     type Deciding = RedisDeciding;
 
     fn scope(&self, policy: &Policy) -> RedisScope {
-        let name = policy.name();
-        let mut hasher = Sha256::new();
-        hasher.update((name.len() as u64).to_le_bytes());
-        hasher.update(name.as_bytes());
-        RedisScope {
-            rule: Arc::new(ScopedRule {
-                stem: format!("{{{}}}:{name}:", self.prefix),
-                hasher,
-                local: self.standby.rule(policy),
-                policy: policy.clone(),
-            }),
-        }
+        RedisScope::new(&self.prefix, policy, self.standby.rule(policy))
+    }
+
+    fn keeps(&self, _: WindowKind) -> bool {
+        true
     }
 
     fn decide(&self, charges: &Charges<'_, RedisScope>) -> Verdict<RedisDeciding> {
@@ -293,13 +216,8 @@ impl<S: Source> Store for RedisStore<S> {
 
 impl<S: Source> RedisStore<S> {
     fn deciding(&self, request: Arc<Request>, lease: Option<TakeLease>) -> RedisDeciding {
-        RedisDeciding {
-            lanes: Arc::clone(&self.lanes) as Arc<dyn Ask>,
-            stage: Stage::Asking(lease),
-            request,
-            standby: self.standby.clone(),
-            outage: self.outage,
-        }
+        let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
+        RedisDeciding::new(lanes, request, lease, self.standby.clone(), self.outage)
     }
 
     /// Decides, and leases beside it.
@@ -342,127 +260,6 @@ impl<S: Source> RedisStore<S> {
     pub(crate) fn give_back(&self, refunds: Vec<Refund>) {
         let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
         lanes.refund(refunds);
-    }
-
-    async fn act(&self, of: &Charge<'_, RedisScope>, act: Act) -> Result<Answer, StoreError> {
-        let request = Arc::new(Request {
-            first: Asked {
-                cost: 0,
-                shadow: false,
-                ..Asked::of(of)
-            },
-            more: Vec::new(),
-            act,
-            lease: None,
-        });
-        let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
-        lanes.ask(request, None).await.map_err(|_| lane::given_up())
-    }
-}
-
-impl<S: Source> Operate for RedisStore<S> {
-    async fn peek(&self, of: &Charge<'_, RedisScope>) -> Result<Standing, StoreError> {
-        let answer = self.act(of, Act::Decide).await?;
-        let decision = answer.decision?;
-        let (_, outcome) = decision.iter().next().ok_or_else(lane::given_up)?;
-        let rest = match outcome.wait() {
-            Wait::Micros(micros) if answer.blocked => Some(Duration::from_micros(micros)),
-            _ => None,
-        };
-        Ok(Standing {
-            outcome: outcome.let_through(),
-            blocked_for: rest,
-        })
-    }
-
-    async fn reset(&self, of: &Charge<'_, RedisScope>) -> Result<(), StoreError> {
-        self.act(of, Act::Reset).await?.decision.map(drop)
-    }
-
-    async fn block(&self, of: &Charge<'_, RedisScope>, time: Duration) -> Result<(), StoreError> {
-        // Longer than any window can be is as good as for ever, and numbers beyond 53 bits are none.
-        let micros = time.min(MAX_WINDOW).as_micros() as u64;
-        self.act(of, Act::Block(micros)).await?.decision.map(drop)
-    }
-
-    async fn unblock(&self, of: &Charge<'_, RedisScope>) -> Result<(), StoreError> {
-        self.act(of, Act::Unblock).await?.decision.map(drop)
-    }
-
-    type Receipt = RedisReceipt;
-
-    fn receipt(&self, charges: &Charges<'_, RedisScope>, decision: &Decision) -> RedisReceipt {
-        let Some(moment) = decision.moment() else {
-            return RedisReceipt::default();
-        };
-        let charged = charges.iter().zip(decision.iter());
-        let charged = charged.filter(|(charge, (_, outcome))| outcome.passes() && charge.cost > 0);
-        let refund = |charge: &Charge<'_, RedisScope>| {
-            let asked = Asked::of(charge);
-            asked.refund(moment / asked.terms.width, asked.cost)
-        };
-        RedisReceipt {
-            refunds: charged.map(|(charge, _)| refund(&charge)).collect(),
-        }
-    }
-
-    fn refund(&self, receipt: RedisReceipt) {
-        let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
-        lanes.refund(receipt.refunds);
-    }
-}
-
-/// What a decision on Redis has charged.
-#[derive(Debug, Default)]
-pub struct RedisReceipt {
-    refunds: Vec<Refund>,
-}
-
-/// A decision that Redis makes, together with all those that are asked for at the same time.
-///
-/// It is asked for when this is first polled, which has to be within a tokio runtime. Dropped before its
-/// batch is on its way, it is not counted.
-pub struct RedisDeciding {
-    lanes: Arc<dyn Ask>,
-    stage: Stage,
-    /// Kept for the case that Redis does not decide.
-    request: Arc<Request>,
-    standby: Standby,
-    outage: Outage,
-}
-
-enum Stage {
-    Asking(Option<TakeLease>),
-    Waiting(oneshot::Receiver<Answer>),
-}
-
-impl Future for RedisDeciding {
-    type Output = Result<Decision, StoreError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        if let Stage::Asking(lease) = &mut this.stage {
-            let lanes = Arc::clone(&this.lanes);
-            let told = lanes.ask(Arc::clone(&this.request), lease.take());
-            this.stage = Stage::Waiting(told);
-        }
-        let Stage::Waiting(told) = &mut this.stage else {
-            unreachable!("it was just asked");
-        };
-        let decision = match ready!(Pin::new(told).poll(cx)) {
-            Ok(answer) => answer.decision,
-            Err(_) => Err(lane::given_up()),
-        };
-        Poll::Ready(match decision {
-            Ok(decision) => Ok(decision),
-            Err(error) => this.standby.decide(this.outage, &this.request, error),
-        })
-    }
-}
-
-impl fmt::Debug for RedisDeciding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisDeciding").finish_non_exhaustive()
     }
 }
 
