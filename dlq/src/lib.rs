@@ -113,6 +113,8 @@ mod error;
 mod fingerprint;
 mod future;
 mod json;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod layer;
 mod letter;
 mod monitor;
@@ -135,6 +137,11 @@ pub use error::{
 pub use fingerprint::{Fingerprint, ParseFingerprintError};
 pub use future::ResponseFuture;
 pub use json::DecodeError;
+#[cfg(feature = "kafka")]
+pub use kafka::{
+    headers::NULLS_HEADER,
+    requeue::{KafkaRequeue, KafkaRequeueError},
+};
 pub use layer::DeadLetterLayer;
 pub use letter::{Envelope, Failure, GENERATION_HEADER, Letter, ORIGIN_HEADER};
 pub use monitor::{Alert, Monitor};
@@ -144,6 +151,8 @@ pub use service::DeadLetter;
 #[cfg(all(feature = "file", unix))]
 pub use sink::file::{FileOptions, FileSink, OpenError};
 pub use sink::flood::FloodGuard;
+#[cfg(feature = "kafka")]
+pub use sink::kafka::{KafkaOpenError, KafkaOptions, KafkaSink};
 #[cfg(feature = "redis")]
 pub use sink::redis::RedisSink;
 pub use sink::{Cursor, Depth, Filter, Page, Queue, Sink, Span, Written, memory::MemorySink};

@@ -7,6 +7,8 @@ use crate::{Fingerprint, Letter, LetterId, SinkError};
 #[cfg(all(feature = "file", unix))]
 pub(crate) mod file;
 pub(crate) mod flood;
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;

@@ -133,3 +133,34 @@ pub async fn connect(port: u16) -> redis::aio::ConnectionManager {
     let connection = client.get_connection_manager_with_config(config).await;
     connection.unwrap()
 }
+
+/// The settings of a client of these brokers.
+#[cfg(feature = "kafka")]
+pub fn client(kafka: &test_support::Kafka) -> rdkafka::ClientConfig {
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", kafka.bootstrap());
+    // A busy machine does not look like a broker that is out.
+    config.set("message.timeout.ms", "60000");
+    config
+}
+
+/// Makes a topic of so many partitions, kept on as many brokers as there are up to three.
+#[cfg(feature = "kafka")]
+pub async fn make_topic(
+    kafka: &test_support::Kafka,
+    name: &str,
+    partitions: i32,
+    settings: &[(&str, &str)],
+) {
+    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+    let admin: AdminClient<rdkafka::client::DefaultClientContext> = client(kafka).create().unwrap();
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+    for (name, value) in settings {
+        topic = topic.set(name, value);
+    }
+    let made = admin
+        .create_topics([&topic], &AdminOptions::new())
+        .await
+        .unwrap();
+    assert_eq!(made, [Ok(name.to_owned())]);
+}
