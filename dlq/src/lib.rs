@@ -101,13 +101,15 @@
 //! - `file`: `FileSink`, checksummed and synced before the answer (Unix).
 //! - `redis`: `RedisSink`, letters in a stream of Redis; `Consumer`, a whole worker on Redis Streams;
 //!   `Requeue`, the way back for a redrive.
+//! - `kafka`: `KafkaSink`, letters in a topic of Kafka; `KafkaRequeue`, the way back into their partitions. It builds
+//!   librdkafka: a C compiler and make are needed. TLS, SASL and zstd are features of `rdkafka` for you to switch on.
 //! - `cli`: the command line tool `seawall-dlq`.
 //! - `tracing`, `metrics`: events and counters for letters and messages, depth, age and alert as gauges.
 
 mod capture;
 mod census;
 mod clock;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "kafka"))]
 mod consumer;
 mod error;
 mod fingerprint;
@@ -129,8 +131,12 @@ mod telemetry;
 pub use capture::{Capture, Disposition, NoCapture, Outcome};
 pub use census::{Cause, census};
 pub use clock::{SystemClock, WallClock};
+#[cfg(feature = "kafka")]
+pub use consumer::KafkaSource;
+#[cfg(any(feature = "redis", feature = "kafka"))]
+pub use consumer::{ConsumeError, Consumer, Message, PARKED_HEADER, Pause, Totals};
 #[cfg(feature = "redis")]
-pub use consumer::{ConsumeError, Consumer, Message, PARKED_HEADER, Requeue, RequeueError, Totals};
+pub use consumer::{RedisSource, Requeue, RequeueError};
 pub use error::{
     ConfigError, NotWritten, Panicked, Parked, RedriveError, RedriveReason, SinkError,
 };

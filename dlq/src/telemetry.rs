@@ -85,10 +85,10 @@ pub(crate) fn alert(alert: &crate::Alert) {
     let _ = raised;
 }
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "kafka"))]
 pub(crate) use consumer::*;
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "kafka"))]
 mod consumer {
     use crate::BoxError;
 
@@ -124,17 +124,17 @@ mod consumer {
         let _ = (id, starts);
     }
 
-    /// Delayed messages are back in their stream.
+    /// Delayed messages are due, and back.
     pub(crate) fn back(messages: u64) {
         #[cfg(feature = "metrics")]
         metrics::counter!("seawall_dlq_delayed_back_total").increment(messages);
         let _ = messages;
     }
 
-    /// Redis failed. It is asked again.
+    /// The server failed. It is asked again.
     pub(crate) fn unreachable(what: &'static str, error: &dyn std::fmt::Display) {
         #[cfg(feature = "tracing")]
-        tracing::warn!(what, %error, "Redis failed");
+        tracing::warn!(what, %error, "the source of messages failed");
         let _ = (what, error);
     }
 }

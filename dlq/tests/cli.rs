@@ -295,3 +295,78 @@ fn help_is_no_error() {
     assert!(said(&["redrive", "--help"]).contains("--dry-run"));
     assert!(said(&["--version"]).starts_with("seawall-dlq "));
 }
+
+/// The same commands on a topic, whose letters go back into the partition they came from.
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_on_kafka_are_counted_listed_shown_redriven_and_purged() {
+    use support::{client, make_topic};
+    let kafka = test_support::Kafka::shared().await;
+    let url = format!("kafka://{}/?client.id=tool", kafka.bootstrap());
+    let (url, topic) = (&*url, "cli.dead");
+    assert!(refused(&["stats", url], 2).contains("say which topic"));
+    assert!(refused(&["stats", url, topic], 2).contains("there is no topic cli.dead"));
+    assert!(refused(&["stats", "kafka://", topic], 2).contains("names no broker"));
+    let unknown = format!("{url}&no.such.setting=secret");
+    let unknown = refused(&["stats", &unknown, topic], 2);
+    assert!(
+        unknown.contains("no.such.setting") && !unknown.contains("secret"),
+        "{unknown}"
+    );
+
+    make_topic(kafka, "cli", 4, &[]).await;
+    let options = seawall_dlq::KafkaSink::options().make_topic(2, -1);
+    let sink = options.open(&client(kafka), topic).await.unwrap();
+    let letter = |offset, class: &str| {
+        let envelope = Envelope::new(Origin::log("cli", 3, offset), vec![0, 255, 10]).key("key");
+        Letter::new(envelope, Failure::new(class, "cannot be read"), noon())
+    };
+    for offset in 0..5 {
+        let class = if offset < 3 { "parse" } else { "timeout" };
+        sink.write(letter(offset, class)).await.unwrap();
+    }
+    let stats = json(&said(&["stats", url, topic, "--json"]));
+    assert_eq!(
+        (&stats["letters"], &stats["causes"][0]["letters"]),
+        (&5.into(), &3.into())
+    );
+    let list = said(&["list", url, topic, "--class", "timeout", "--json"]);
+    assert_eq!(list.lines().count(), 2);
+    let id = letter(0, "parse").id().to_string();
+    let shown = said(&["show", url, topic, &id, "--json"]);
+    assert_eq!(
+        Letter::from_json(shown.trim().as_bytes()).unwrap(),
+        letter(0, "parse")
+    );
+
+    let dry = json(&said(&[
+        "redrive",
+        url,
+        topic,
+        "--class",
+        "parse",
+        "--dry-run",
+        "--json",
+    ]));
+    assert_eq!(dry["redriven"], 3);
+    assert_eq!(sink.depth().await.unwrap().letters, 5);
+    let redriven = json(&said(&[
+        "redrive", url, topic, "--class", "parse", "--json",
+    ]));
+    assert_eq!(
+        (&redriven["redriven"], &redriven["failed"]),
+        (&3.into(), &0.into())
+    );
+    assert_eq!(sink.depth().await.unwrap().letters, 2);
+    assert!(refused(&["purge", url, topic], 2).contains("say --yes"));
+    let purged = json(&said(&["purge", url, topic, "--yes", "--json"]));
+    assert_eq!(purged["purged"], 2);
+    assert_eq!(sink.depth().await.unwrap().letters, 0);
+
+    let redis_letter = of_stream(1, "parse");
+    sink.write(redis_letter).await.unwrap();
+    let output = tool(&["redrive", url, topic]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}

@@ -102,6 +102,7 @@ impl Desk {
         self.alone.is_some() || !self.suspects.is_empty()
     }
 
+    #[cfg(feature = "redis")]
     pub(super) fn len(&self) -> usize {
         self.held.len()
     }
@@ -111,6 +112,7 @@ impl Desk {
         self.running == 0 && self.alone.is_none()
     }
 
+    #[cfg(feature = "redis")]
     /// How many suspects there is room for.
     pub(super) fn room_for_suspects(&self) -> usize {
         match self.has_suspects() {
@@ -148,6 +150,25 @@ impl Desk {
                 self.waiting.push_back(id);
             }
         }
+    }
+
+    /// A new message that is not handled before `at`.
+    #[cfg(feature = "kafka")]
+    pub(super) fn arrive_parked(&mut self, message: Message, at: Instant) {
+        let id = Arc::clone(&message.id);
+        let held = Held {
+            message: Some(message),
+            ..Held::default()
+        };
+        if self.held.insert(Arc::clone(&id), held).is_none() {
+            self.parked.insert((at, id));
+        }
+    }
+
+    /// The suspect that runs or is about to.
+    #[cfg(feature = "kafka")]
+    pub(super) fn about_to_start(&self) -> Option<&Id> {
+        self.alone.as_ref()
     }
 
     /// Messages whose worker is gone, in their order. Answers those that are news.
@@ -237,6 +258,7 @@ impl Desk {
         message.key.clone().filter(|_| self.limits.ordered)
     }
 
+    #[cfg(feature = "redis")]
     /// The mark for the start of a suspect: the one that may be on the server already, or a new one.
     pub(super) fn mark(&mut self, id: &str, new: impl FnOnce() -> String) -> Option<String> {
         let held = self.held.get_mut(id)?;
@@ -251,6 +273,7 @@ impl Desk {
         }
     }
 
+    #[cfg(feature = "redis")]
     /// It is not known whether the start of a suspect is marked: it is tried again at that time.
     pub(super) fn not_marked(&mut self, id: &Id, again_at: Instant) {
         self.alone = None;

@@ -49,13 +49,13 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Sends letters back to the streams they came from, and removes each when its copy is there.
+    /// Sends letters back to the streams or topics they came from, and removes each when its copy is there.
     Redrive {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
         filter: Which,
-        /// The Redis of the streams, where the letters are not in the same.
+        /// The Redis of the streams or the Kafka of the topics, where the letters are not in the same.
         #[arg(long, value_name = "URL")]
         to: Option<String>,
         /// At most so many a second, a minute or an hour: 100/s, 600/m.
@@ -92,9 +92,9 @@ pub(crate) enum Command {
 /// Where the letters are.
 #[derive(Debug, Group)]
 pub(crate) struct Place {
-    /// A Redis (redis://127.0.0.1/), or the path of a file of letters.
+    /// A Redis (redis://127.0.0.1/), a Kafka (kafka://127.0.0.1:9092), or the path of a file of letters.
     pub(crate) at: String,
-    /// The stream of the letters on a Redis, such as {orders}.dead.
+    /// The stream of the letters on a Redis, such as {orders}.dead, or their topic on a Kafka.
     pub(crate) stream: Option<String>,
 }
 

@@ -12,6 +12,8 @@ use seawall_dlq::{
 };
 use seawall_redis::Client;
 
+#[cfg(feature = "kafka")]
+use crate::kafka;
 use crate::{
     Stop,
     args::{Args, Command, Place, Which},
@@ -62,20 +64,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Stop> {
                         summary.matched, summary.total, summary.redriven
                     ));
                 });
-            let summary = match (to, &*letters) {
-                (Some(url), _) => send(redrive, place::connect(&url).await?).await,
-                (None, Letters::Redis { connection, .. }) => {
-                    send(redrive, connection.clone()).await
+            let summary = match target(to, &letters, dry_run).await? {
+                Target::Redis(connection) => {
+                    let back = Requeue::from(Client::shared(connection));
+                    redrive.through(back).await
                 }
-                (None, Letters::File(_)) if dry_run => {
+                #[cfg(feature = "kafka")]
+                Target::Kafka(back) => redrive.through(back).await,
+                Target::Nowhere => {
                     let nowhere = |_: Letter| std::future::ready(Ok::<_, SinkError>(()));
                     redrive.run(nowhere).await
-                }
-                (None, Letters::File(_)) => {
-                    return Err(Stop::Usage(
-                        "letters in a file have no Redis of their own: say --to redis://host/"
-                            .to_owned(),
-                    ));
                 }
             };
             show::progress("");
@@ -112,13 +110,30 @@ pub(crate) async fn run(args: Args) -> Result<(), Stop> {
     }
 }
 
-async fn send(
-    redrive: Redrive<Arc<Letters>>,
-    connection: redis::aio::ConnectionManager,
-) -> Result<seawall_dlq::Summary, RedriveError> {
-    redrive
-        .through(Requeue::from(Client::shared(connection)))
-        .await
+/// Where letters are sent back to.
+enum Target {
+    Redis(redis::aio::ConnectionManager),
+    #[cfg(feature = "kafka")]
+    Kafka(seawall_dlq::KafkaRequeue),
+    Nowhere,
+}
+
+async fn target(to: Option<String>, letters: &Letters, dry_run: bool) -> Result<Target, Stop> {
+    match (to, letters) {
+        #[cfg(feature = "kafka")]
+        (Some(url), _) if place::is_kafka(&url) => Ok(Target::Kafka(kafka::back(&url).await?)),
+        #[cfg(not(feature = "kafka"))]
+        (Some(url), _) if place::is_kafka(&url) => Err(place::no_kafka()),
+        (Some(url), _) => Ok(Target::Redis(place::connect(&url).await?)),
+        (None, Letters::Redis { connection, .. }) => Ok(Target::Redis(connection.clone())),
+        #[cfg(feature = "kafka")]
+        (None, Letters::Kafka { url, .. }) => Ok(Target::Kafka(kafka::back(url).await?)),
+        (None, Letters::File(_)) if dry_run => Ok(Target::Nowhere),
+        (None, Letters::File(_)) => Err(Stop::Usage(
+            "letters in a file have no server of their own: say --to redis://host/ or --to kafka://host:9092"
+                .to_owned(),
+        )),
+    }
 }
 
 async fn stats(place: &Place, which: &Which, json: bool) -> Result<(), Stop> {
@@ -268,6 +283,12 @@ async fn begins_with(letters: &Letters, digits: &str) -> Result<Fingerprint, Sto
 
 fn failed(error: &SinkError) -> Stop {
     match error {
+        SinkError::NotALetter { stream, entry, .. } if entry.contains('@') => {
+            Stop::Failed(format!(
+                "{}: nothing is changed; look at that record (partition@offset) of {stream} with a Kafka consumer",
+                chain(error)
+            ))
+        }
         SinkError::NotALetter { stream, entry, .. } => Stop::Failed(format!(
             "{}: see it with XRANGE {stream} {entry} {entry}, take it out with XDEL {stream} {entry}",
             chain(error)

@@ -2,6 +2,8 @@
 
 mod args;
 mod commands;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod place;
 mod show;
 

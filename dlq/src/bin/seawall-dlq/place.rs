@@ -8,28 +8,55 @@ use seawall_dlq::{
 };
 use seawall_redis::{Client, Shared};
 
+#[cfg(feature = "kafka")]
+use crate::kafka;
 use crate::{Stop, args, chain};
 
 /// A person waits: better soon an error than late an answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Letters in a file or on a Redis.
+/// Letters in a file, on a Redis or on a Kafka.
 #[derive(Debug)]
 pub(crate) enum Letters {
     File(FileSink),
+    #[cfg(feature = "kafka")]
+    Kafka {
+        sink: seawall_dlq::KafkaSink,
+        url: String,
+    },
     Redis {
         sink: RedisSink<Shared<ConnectionManager>>,
         connection: ConnectionManager,
     },
 }
 
-/// Whether this names a Redis rather than a file.
+/// Whether this names a server rather than a file.
 fn is_url(at: &str) -> bool {
     at.contains("://")
 }
 
+/// Whether this names a Kafka.
+pub(crate) fn is_kafka(at: &str) -> bool {
+    at.starts_with("kafka://")
+}
+
+#[cfg(not(feature = "kafka"))]
+pub(crate) fn no_kafka() -> Stop {
+    Stop::Usage("this tool was built without the feature `kafka`".to_owned())
+}
+
 pub(crate) async fn open(place: &args::Place) -> Result<Letters, Stop> {
     match (&place.stream, is_url(&place.at)) {
+        #[cfg(feature = "kafka")]
+        (Some(topic), true) if is_kafka(&place.at) => Ok(Letters::Kafka {
+            sink: kafka::open(&place.at, topic).await?,
+            url: place.at.clone(),
+        }),
+        #[cfg(not(feature = "kafka"))]
+        (_, true) if is_kafka(&place.at) => Err(no_kafka()),
+        (None, true) if is_kafka(&place.at) => Err(Stop::Usage(
+            "say which topic: seawall-dlq stats kafka://127.0.0.1:9092 orders.dead".to_owned(),
+        )),
         (Some(stream), true) => {
             let connection = connect(&place.at).await?;
             let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
@@ -60,7 +87,7 @@ pub(crate) async fn open(place: &args::Place) -> Result<Letters, Stop> {
             "say which stream: seawall-dlq stats redis://127.0.0.1/ {orders}.dead".to_owned(),
         )),
         (Some(stream), false) => Err(Stop::Usage(format!(
-            "{} is taken for a file, which has no stream {stream}: a Redis is redis://host/",
+            "{} is taken for a file, which has no stream {stream}: a Redis is redis://host/, a Kafka kafka://host:9092",
             place.at
         ))),
         // Opening would make it.
@@ -109,6 +136,8 @@ impl Queue for Letters {
     async fn depth(&self) -> Result<Depth, SinkError> {
         match self {
             Self::File(sink) => sink.depth().await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka { sink, .. } => sink.depth().await,
             Self::Redis { sink, .. } => sink.depth().await,
         }
     }
@@ -116,6 +145,8 @@ impl Queue for Letters {
     async fn list(&self, filter: &Filter, span: &Span, limit: usize) -> Result<Page, SinkError> {
         match self {
             Self::File(sink) => sink.list(filter, span, limit).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka { sink, .. } => sink.list(filter, span, limit).await,
             Self::Redis { sink, .. } => sink.list(filter, span, limit).await,
         }
     }
@@ -123,6 +154,8 @@ impl Queue for Letters {
     async fn get(&self, id: LetterId) -> Result<Option<Letter>, SinkError> {
         match self {
             Self::File(sink) => sink.get(id).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka { sink, .. } => sink.get(id).await,
             Self::Redis { sink, .. } => sink.get(id).await,
         }
     }
@@ -130,6 +163,8 @@ impl Queue for Letters {
     async fn remove(&self, id: LetterId) -> Result<bool, SinkError> {
         match self {
             Self::File(sink) => sink.remove(id).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka { sink, .. } => sink.remove(id).await,
             Self::Redis { sink, .. } => sink.remove(id).await,
         }
     }

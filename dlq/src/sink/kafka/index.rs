@@ -158,7 +158,7 @@ impl Index {
     }
 
     /// The floors, when they have risen by enough to be worth the brokers' while, or a partition is empty.
-    pub(super) fn to_tidy(&mut self) -> Option<Vec<(i32, i64)>> {
+    pub(super) fn worth_tidying(&mut self) -> Option<Vec<(i32, i64)>> {
         let floors = self.floors();
         let risen = floors.iter().any(|(partition, floor)| {
             let of = &self.partitions[partition];

@@ -264,7 +264,10 @@ impl Queue for KafkaSink {
             let tidied = tokio::task::spawn_blocking(move || {
                 let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
                 // What could not be read is read the next time.
-                reader.catch_up().ok().and_then(|()| reader.index.to_tidy())
+                reader
+                    .catch_up()
+                    .ok()
+                    .and_then(|()| reader.index.worth_tidying())
             });
             tidied.await.map_err(|_| SinkError::Closed)?
         };

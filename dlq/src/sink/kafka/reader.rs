@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rdkafka::{
@@ -21,6 +21,8 @@ use crate::{Letter, SinkError, kafka::DEADLINE};
 
 /// Records that are passed over rather than asked for anew.
 const PASSED_OVER: i64 = 200;
+/// How long it waits for a record before it counts the time.
+const TURN: Duration = Duration::from_millis(100);
 
 pub(super) struct Reader {
     consumer: Arc<BaseConsumer>,
@@ -169,17 +171,20 @@ fn poll(
     consumer: &BaseConsumer,
     each: &mut impl FnMut(i32, Option<&BorrowedMessage<'_>>) -> Step,
 ) -> Result<(), SinkError> {
-    let mut heard = Instant::now();
+    let mut silent = Duration::ZERO;
     loop {
-        let step = match consumer.poll(Duration::from_millis(100)) {
+        let step = match consumer.poll(TURN) {
             Some(Ok(record)) => each(record.partition(), Some(&record)),
             Some(Err(KafkaError::PartitionEOF(partition))) => each(partition, None),
             Some(Err(error)) if is_passing(&error) => Step::More,
             Some(Err(error)) => return Err(SinkError::other(error)),
-            None if heard.elapsed() > DEADLINE => return Err(SinkError::TimedOut(DEADLINE)),
-            None => continue,
+            None if silent >= DEADLINE => return Err(SinkError::TimedOut(DEADLINE)),
+            None => {
+                silent += TURN;
+                continue;
+            }
         };
-        heard = Instant::now();
+        silent = Duration::ZERO;
         if matches!(step, Step::Enough) {
             return Ok(());
         }

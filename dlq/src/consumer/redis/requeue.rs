@@ -13,7 +13,7 @@ use ::redis::{Cmd, Value};
 use seawall_redis::{Client, Shared, Source};
 use tower_service::Service;
 
-use super::message::copy;
+use super::entry::copy;
 use crate::{Letter, Origin};
 
 /// As the sink's: a copy is worth waiting for.

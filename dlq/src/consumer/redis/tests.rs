@@ -7,10 +7,15 @@ use proptest::prelude::*;
 use test_support::Redis;
 use tokio::time::Instant;
 
+use std::{sync::Arc, time::Duration};
+
 use super::{
-    desk::{Desk, Limits, Next},
-    group::{BEGINNING, Settlement, Start},
-    *,
+    entry,
+    group::{BEGINNING, Group, Settlement, Start},
+};
+use crate::{
+    Message,
+    consumer::desk::{Desk, Limits, Next},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -10,8 +10,11 @@ use ::redis::{
 use bytes::Bytes;
 use seawall_redis::{Breaker, Client, Error, Script, Shared};
 
-use super::{ConsumeError, Message};
-use crate::{ConfigError, names};
+use super::{
+    entry,
+    scripts::{CLAIM_IN_ORDER, DELAY, HOLD, MOVE, READ_ALONE, SETTLE, START, SWEEP},
+};
+use crate::{ConfigError, ConsumeError, Message, names};
 
 /// Where what is not finished begins.
 pub(super) const BEGINNING: &str = "0-0";
@@ -25,172 +28,6 @@ const READ_SLACK: Duration = Duration::from_secs(5);
 const MOVED_AT_ONCE: &str = "100";
 /// A message of more fields is not put off on the server: a script can hand on so many.
 const MOST_FIELDS: usize = 1000;
-
-/// Acknowledges messages, and takes back the marks of suspects that ran and came back.
-///
-/// KEYS: stream, starts. ARGV: group, number of messages to acknowledge, these, pairs of entry and mark.
-static SETTLE: Script = Script::new(
-    r"
-local last = 2 + tonumber(ARGV[2])
-for i = 3, last do
-  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-  redis.call('HDEL', KEYS[2], ARGV[i])
-end
-for i = last + 1, #ARGV, 2 do
-  local found = redis.call('HGET', KEYS[2], ARGV[i])
-  if found then
-    local count, mark = string.match(found, '^(%d+) (.*)$')
-    if mark == ARGV[i + 1] then
-      redis.call('HSET', KEYS[2], ARGV[i], string.format('%d -', tonumber(count) - 1))
-    end
-  end
-end
-return 1
-",
-);
-
-/// Marks the start of a suspect, or says that it has been started too often. Sent twice with one mark it
-/// counts once.
-///
-/// KEYS: stream, starts. ARGV: group, consumer, entry, mark, most starts.
-static START: Script = Script::new(
-    r"
-if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then
-  return {'elsewhere'}
-end
-local entry = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])
-if #entry == 0 then
-  redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-  redis.call('HDEL', KEYS[2], ARGV[3])
-  return {'gone'}
-end
-local count, mark = 0, ''
-local found = redis.call('HGET', KEYS[2], ARGV[3])
-if found then
-  count, mark = string.match(found, '^(%d+) (.*)$')
-  count = tonumber(count)
-end
-if mark ~= ARGV[4] then
-  if count >= tonumber(ARGV[5]) then
-    return {'poison', count, entry[1][2]}
-  end
-  count = count + 1
-  redis.call('HSET', KEYS[2], ARGV[3], string.format('%d %s', count, ARGV[4]))
-end
-return {'start', count, entry[1][2]}
-",
-);
-
-/// Sets how long messages have been idle, of those that are still this consumer's, and answers which are
-/// not any more.
-///
-/// KEYS: stream. ARGV: group, consumer, idle, entries.
-static HOLD: Script = Script::new(
-    r"
-local lost = {}
-for i = 4, #ARGV do
-  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 0 then
-    lost[#lost + 1] = ARGV[i]
-  else
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', ARGV[3], 'JUSTID')
-  end
-end
-return lost
-",
-);
-
-/// Puts a message off and acknowledges it. Does nothing for one that is acknowledged already, as when it
-/// is sent twice.
-///
-/// KEYS: stream, starts, delayed, their fields. ARGV: group, entry, letter id, delay, fields.
-static DELAY: Script = Script::new(
-    r"
-if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) == 0 then
-  return 0
-end
-local fields = {}
-for i = 5, #ARGV do
-  fields[#fields + 1] = ARGV[i]
-end
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.ceil(tonumber(time[2]) / 1000)
-redis.call('HSET', KEYS[4], ARGV[3], cmsgpack.pack(fields))
-redis.call('ZADD', KEYS[3], string.format('%.0f', now + tonumber(ARGV[4])), ARGV[3])
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-redis.call('HDEL', KEYS[2], ARGV[2])
-return 1
-",
-);
-
-/// Puts what is due back into the stream. Answers how many, and how long until the next, or -1.
-///
-/// KEYS: stream, delayed, their fields. ARGV: most.
-static MOVE: Script = Script::new(
-    r"
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
-for _, id in ipairs(due) do
-  local fields = redis.call('HGET', KEYS[3], id)
-  if fields then
-    redis.call('XADD', KEYS[1], '*', unpack(cmsgpack.unpack(fields)))
-    redis.call('HDEL', KEYS[3], id)
-  end
-  redis.call('ZREM', KEYS[2], id)
-end
-local next = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-if #next == 0 then
-  return {#due, -1}
-end
-return {#due, math.max(0, tonumber(next[2]) - now)}
-",
-);
-
-/// Reads while no message of the group is with anybody else, nor with this consumer without its knowledge.
-///
-/// KEYS: stream. ARGV: group, consumer, most, messages it knows.
-static READ_ALONE: Script = Script::new(
-    r"
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
-if pending[1] > tonumber(ARGV[4]) then
-  return false
-end
-return redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
-",
-);
-
-/// Takes over messages that nobody has held for so long, in their order, unless one before them is in
-/// somebody else's good hands.
-///
-/// KEYS: stream. ARGV: group, consumer, idle, from, most.
-static CLAIM_IN_ORDER: Script = Script::new(
-    r"
-local oldest = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1)[1]
-if not oldest or (oldest[2] ~= ARGV[2] and oldest[3] < tonumber(ARGV[3])) then
-  return {'0-0', {}, {}}
-end
-return redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5], 'JUSTID')
-",
-);
-
-/// Takes consumers out of the group that have nothing and were not seen for as long as is said, and the
-/// one that is named. One with messages stays, for they would be lost with it.
-///
-/// KEYS: stream. ARGV: group, consumer, unseen for.
-static SWEEP: Script = Script::new(
-    r"
-for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local consumer = {}
-  for i = 1, #info, 2 do
-    consumer[info[i]] = info[i + 1]
-  end
-  if consumer.pending == 0 and (consumer.name == ARGV[2] or consumer.idle > tonumber(ARGV[3])) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
-  end
-end
-return 1
-",
-);
 
 /// A consumer's place in a group.
 #[derive(Debug, Clone)]
@@ -401,7 +238,7 @@ impl Group {
             let (Some(Value::Int(count)), Some(Value::Array(fields))) = (count, fields) else {
                 return Err(nonsense());
             };
-            let message = Message::from_fields(&self.place.stream, id.into(), fields);
+            let message = entry::from_fields(&self.place.stream, id.into(), fields);
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             message.map(|message| (message, count)).ok_or_else(nonsense)
         };
@@ -456,7 +293,7 @@ impl Group {
         let wait = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         // Beyond what a score holds exactly nothing is due anyway.
         let wait = wait.min(1 << 50).to_string();
-        let fields: Vec<(Arc<str>, Bytes)> = message.to_put_off();
+        let fields: Vec<(Arc<str>, Bytes)> = entry::to_put_off(message);
         let mut args = vec![message.id.as_bytes(), id.as_bytes(), wait.as_bytes()];
         for (name, value) in &fields {
             args.extend([name.as_bytes(), &value[..]]);
@@ -532,7 +369,7 @@ impl Group {
         let Some(Value::Array(entries)) = entries else {
             return Vec::new();
         };
-        let read = |entry| Message::read(&self.place.stream, entry);
+        let read = |entry| entry::read(&self.place.stream, entry);
         entries.into_iter().filter_map(read).collect()
     }
 }

@@ -1,12 +1,6 @@
 //! The consumer at work: one loop that owns all state, with what takes time in tasks beside it.
 
-use std::{
-    collections::HashMap,
-    future::{Future, poll_fn},
-    pin::pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use ::redis::RedisError;
 use seawall_redis::Error;
@@ -17,11 +11,18 @@ use tokio::{
 use tower_service::Service;
 
 use super::{
-    ConsumeError, Message, Totals,
-    desk::{Desk, Next},
+    Settings,
     group::{BEGINNING, Group, Reading, Settlement, Start, is_final},
 };
-use crate::{BoxError, Failure, Letter, Outcome, Parked, consumer::Settings, telemetry};
+use crate::{
+    BoxError, ConsumeError, Message, Outcome, Totals,
+    consumer::{
+        chore::Chore,
+        desk::{Desk, Next},
+        handle::{End, condemned, handled},
+    },
+    telemetry,
+};
 
 /// How long to wait before Redis is asked again after it failed.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -38,14 +39,6 @@ const UNSEEN: Duration = Duration::from_secs(60 * 60);
 
 type Id = Arc<str>;
 
-/// How a message ended.
-enum End {
-    Done,
-    Dead,
-    Parked(Duration, BoxError),
-    Failed(BoxError),
-}
-
 /// What came of something asked of Redis.
 enum Event {
     Read(Reading, Result<Vec<Message>, RedisError>),
@@ -57,37 +50,6 @@ enum Event {
     Delayed(Id, Instant, Result<(), Error>),
     PutBack(Result<(u64, Option<Duration>), Error>),
     Swept,
-}
-
-/// Something that is done again and again, once at a time.
-#[derive(Debug)]
-struct Chore {
-    at: Instant,
-    busy: bool,
-}
-
-impl Chore {
-    fn now() -> Self {
-        Self {
-            at: Instant::now(),
-            busy: false,
-        }
-    }
-
-    fn begin(&mut self, now: Instant) -> bool {
-        let begin = !self.busy && self.at <= now;
-        self.busy |= begin;
-        begin
-    }
-
-    fn again_in(&mut self, wait: Duration) {
-        self.busy = false;
-        self.at = Instant::now() + wait;
-    }
-
-    fn wake_at(&self) -> Option<Instant> {
-        (!self.busy).then_some(self.at)
-    }
 }
 
 pub(super) struct Shift<S> {
@@ -147,9 +109,12 @@ where
     ) -> Result<Totals, ConsumeError> {
         let mut shutdown = pin!(shutdown);
         let mut leave_by = None;
+        let mut paused = self.settings.pause.watch();
         loop {
             let now = Instant::now();
-            self.begin(now);
+            if !*paused.borrow_and_update() || leave_by.is_some() {
+                self.begin(now);
+            }
             self.ask(now, leave_by.is_some());
             if let Some(by) = leave_by
                 && ((self.desk.is_idle() && !self.read.busy) || now >= by)
@@ -166,6 +131,7 @@ where
                 Some(event) = self.asking.join_next() => {
                     self.answered(event.map_err(ConsumeError::lost)?)?;
                 }
+                Ok(()) = paused.changed() => {}
                 () = sleep_until(wake_at) => {}
             }
         }
@@ -185,21 +151,7 @@ where
 
     fn handle(&mut self, message: Message) {
         let id = Arc::clone(&message.id);
-        let mut handler = self.handler.clone();
-        let task = self.handling.spawn(async move {
-            let handled = async {
-                poll_fn(|cx| handler.poll_ready(cx)).await?;
-                handler.call(message).await
-            };
-            match handled.await.map_err(Into::into) {
-                Ok(Outcome::Done(_)) => End::Done,
-                Ok(Outcome::DeadLettered(_)) => End::Dead,
-                Err(error) => match Parked::find(&error) {
-                    Some(parked) => End::Parked(parked.wait, error),
-                    None => End::Failed(error),
-                },
-            }
-        });
+        let task = self.handling.spawn(handled(self.handler.clone(), message));
         self.by_task.insert(task.id(), id);
     }
 
@@ -221,22 +173,9 @@ where
     fn condemn(&mut self, message: Message, starts: u32) {
         telemetry::condemned(&message.id, starts);
         self.totals.condemned += 1;
-        let failure = Failure::new(
-            "poison",
-            format!("its worker ended {starts} times while it handled this message"),
-        );
-        let letter = Letter::new(
-            message.to_letter(),
-            failure.attempts(starts),
-            SystemTime::now(),
-        );
-        let write = (self.settings.poison_to)(letter);
-        let task = self.handling.spawn(async move {
-            match write.await {
-                Ok(_) => End::Dead,
-                Err(error) => End::Failed(error.into()),
-            }
-        });
+        let task = self
+            .handling
+            .spawn(condemned(&self.settings.poison_to, &message, starts));
         self.by_task.insert(task.id(), Arc::clone(&message.id));
         self.desk.marked(message);
     }
@@ -353,7 +292,10 @@ where
                 Event::Swept
             });
         }
-        let room = self.desk.room();
+        let room = match self.settings.pause.is_paused() {
+            true => 0,
+            false => self.desk.room(),
+        };
         if room > 0 && self.read.begin(now) {
             let group = self.group.clone();
             if self.settings.limits.ordered {
@@ -472,13 +414,16 @@ where
         let mut chores = vec![self.hold.wake_at(), settle.flatten(), leave_by];
         if leave_by.is_none() {
             let claim = (self.desk.room_for_suspects() > 0).then(|| self.claim.wake_at());
-            let read = (self.desk.room() > 0).then(|| self.read.wake_at());
+            let reads = self.desk.room() > 0 && !self.settings.pause.is_paused();
+            let read = reads.then(|| self.read.wake_at());
             chores.extend([
                 claim.flatten(),
                 read.flatten(),
                 self.put_back.wake_at(),
                 self.sweep.wake_at(),
-                self.desk.wake_at(Instant::now()),
+                self.desk
+                    .wake_at(Instant::now())
+                    .filter(|_| !self.settings.pause.is_paused()),
             ]);
         }
         let first = chores.into_iter().flatten().min();

@@ -1,0 +1,169 @@
+//! Messages of a Redis Stream.
+
+mod entry;
+mod group;
+pub(super) mod requeue;
+mod run;
+mod scripts;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    future::Future,
+    hash::{BuildHasher, Hasher},
+    time::Duration,
+};
+
+use tower_service::Service;
+
+use self::{group::Group, run::Shift};
+use super::{Consumer, Pause, WriteLetter, boxed, desk::Limits};
+use crate::{
+    BoxError, ConfigError, ConsumeError, Message, Outcome, RedisSink, Totals, error::in_code, names,
+};
+
+/// A stream of Redis, as one of a consumer group reads it: see [`Consumer::redis`].
+pub struct RedisSource {
+    client: ::redis::Client,
+    stream: String,
+    group: String,
+    make_stream: bool,
+    claim_after: Duration,
+}
+
+/// What a consumer at work knows of its settings.
+struct Settings {
+    limits: Limits,
+    consumer: String,
+    claim_after: Duration,
+    poison_after: u32,
+    park_up_to: Duration,
+    drain_for: Duration,
+    poison_to: WriteLetter,
+    pause: Pause,
+}
+
+impl Consumer<RedisSource> {
+    /// A consumer of `stream` in `group`, on connections of its own: reading blocks one.
+    ///
+    /// Each has a name of its own in the group. The group is made where there is none, and begins with the
+    /// first message of the stream. A consumer says every third of [`claim_after`](Self::claim_after) that its messages are in
+    /// good hands, running or parked.
+    pub fn redis(
+        client: &::redis::Client,
+        stream: impl Into<String>,
+        group: impl Into<String>,
+    ) -> Self {
+        let source = RedisSource {
+            client: client.clone(),
+            stream: stream.into(),
+            group: group.into(),
+            make_stream: false,
+            claim_after: Duration::from_secs(30),
+        };
+        Self::over(source, Pause::new())
+    }
+
+    /// Makes the stream where there is none. Without it that is an error, for most often the name is wrong.
+    pub fn make_stream(mut self) -> Self {
+        self.source.make_stream = true;
+        self
+    }
+
+    /// How long nobody holds a message before its worker is taken to be gone. A consumer holds its messages
+    /// every third of this time; one that cannot for so long is taken for dead while it works, and its
+    /// messages are handled twice.
+    ///
+    /// # Panics
+    ///
+    /// If it is below 10 ms.
+    pub fn claim_after(self, idle: Duration) -> Self {
+        in_code!(self.try_claim_after(idle))
+    }
+
+    /// [`claim_after`](Self::claim_after) for a value that is not known to be right.
+    ///
+    /// # Errors
+    ///
+    /// If it is below 10 ms.
+    pub fn try_claim_after(mut self, idle: Duration) -> Result<Self, ConfigError> {
+        if idle < Duration::from_millis(10) {
+            return Err(ConfigError::new(
+                "a worker cannot show every third of less than 10 ms that it lives",
+            ));
+        }
+        self.source.claim_after = idle;
+        Ok(self)
+    }
+
+    /// Works until `shutdown` completes, then ends what has begun.
+    ///
+    /// While Redis cannot be reached nothing is read, and what has ended is acknowledged when it can be
+    /// again. What is parked at the end is put off on the server if it asked to be, and else left to the
+    /// next consumer, at once. Dropping the future is as good as a crash: nothing is lost, and what was
+    /// unfinished is taken over.
+    ///
+    /// # Errors
+    ///
+    /// If Redis cannot be reached at the start, there is no such stream, or the stream or the group is
+    /// taken away.
+    pub async fn run<S, R>(
+        self,
+        handler: S,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<Totals, ConsumeError>
+    where
+        S: Service<Message, Response = Outcome<R>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+    {
+        let consumer = name();
+        let source = self.source;
+        let group = Group::new(
+            &source.client,
+            &source.stream,
+            &source.group,
+            consumer.clone(),
+        )?;
+        group.join(source.make_stream).await?;
+        let poison_to = match self.poison_to {
+            Some(write) => write,
+            None => {
+                let letters = names::beside(&source.stream, ".dead")?;
+                boxed(
+                    RedisSink::try_over(group.client(), letters)?
+                        .try_acknowledging(&source.stream, &source.group)?,
+                )
+            }
+        };
+        let settings = Settings {
+            limits: self.limits,
+            consumer,
+            claim_after: source.claim_after,
+            poison_after: self.poison_after,
+            park_up_to: self.park_up_to,
+            drain_for: self.drain_for,
+            poison_to,
+            pause: self.pause,
+        };
+        Shift::new(settings, group, handler).run(shutdown).await
+    }
+}
+
+/// A name that no other consumer has: the standard library draws the keys of each of these at random.
+fn name() -> String {
+    let random = RandomState::new().build_hasher().finish();
+    format!("{}-{random:016x}", std::process::id())
+}
+
+impl fmt::Debug for RedisSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSource")
+            .field("stream", &self.stream)
+            .field("group", &self.group)
+            .field("claim_after", &self.claim_after)
+            .finish_non_exhaustive()
+    }
+}
