@@ -36,15 +36,13 @@ use tower::{Layer, Service, service_fn};
 
 const MS: Duration = Duration::from_millis(1);
 
-fn config() -> impl Future<Output = ClientConfig> {
-    async {
-        let mut config = client(Kafka::shared().await);
-        // A member that is dropped is found to be gone as soon as the broker allows.
-        config
-            .set("session.timeout.ms", "6000")
-            .set("heartbeat.interval.ms", "500");
-        config
-    }
+async fn config() -> ClientConfig {
+    let mut config = client(Kafka::shared().await);
+    // A member that is dropped is found to be gone as soon as the broker allows.
+    config
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "500");
+    config
 }
 
 async fn topic(name: &str, partitions: i32) {

@@ -28,6 +28,12 @@ pub use self::{
 };
 use crate::{ConfigError, Letter, Sink, SinkError, Written, error::in_code};
 
+/// The source of a `Consumer` that names none.
+#[cfg(feature = "redis")]
+type Usual = RedisSource;
+#[cfg(not(feature = "redis"))]
+type Usual = KafkaSource;
+
 type WriteLetter = Arc<dyn Fn(Letter) -> Writing + Send + Sync>;
 type Writing = Pin<Box<dyn Future<Output = Result<Written, SinkError>> + Send>>;
 
@@ -87,7 +93,7 @@ type Writing = Pin<Box<dyn Future<Output = Result<Written, SinkError>> + Send>>;
 /// starts, parked here for up to 30 seconds, 30 seconds to end what runs at a shutdown; letters of poison
 /// messages in `{orders}.dead` for the stream `{orders}`, and `orders.dead` for the topic `orders`.
 #[must_use = "a consumer does nothing until it runs"]
-pub struct Consumer<B> {
+pub struct Consumer<B = Usual> {
     source: B,
     limits: Limits,
     poison_after: u32,

@@ -1,18 +1,13 @@
 //! The scripts one by one on a real Redis, each sent twice, and the desk against a model.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ::redis::AsyncCommands;
 use proptest::prelude::*;
 use test_support::Redis;
 use tokio::time::Instant;
 
-use std::{sync::Arc, time::Duration};
-
-use super::{
-    entry,
-    group::{BEGINNING, Group, Settlement, Start},
-};
+use super::group::{BEGINNING, Group, Settlement, Start};
 use crate::{
     Message,
     consumer::desk::{Desk, Limits, Next},
@@ -262,6 +257,7 @@ fn message(number: u64, key: u8) -> Message {
         headers: Vec::new(),
         payload: number.to_string().into(),
         parked: 0,
+        at: crate::consumer::message::At::Entry,
     }
 }
 
