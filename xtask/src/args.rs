@@ -8,6 +8,8 @@ pub(crate) const USAGE: &str = "\
 cargo xtask test [-- ARGS]                        every test, against real servers; ARGS go to cargo test
 cargo xtask ci                                    format, clippy, docs, every test, the demo
 cargo xtask interop                               our header fields, read by parsers from npm and PyPI
+cargo xtask chaos [ARGS]                          failures against the pipeline, and the books after each run
+                  --runs N --seed S --step STEP   how many, from which seed on, only this failure; more: --help
 cargo xtask prove [CRATE] [--long] [--json FILE]  measures every claim (of one crate) against its bar
                   --long                          also the claims that take long
                   --json FILE                     writes the table as JSON, too";
@@ -23,6 +25,7 @@ pub(crate) enum Chore {
     Test { extra: Vec<String> },
     Ci,
     Interop,
+    Chaos { args: Vec<String> },
     Prove(Which),
 }
 
@@ -38,13 +41,18 @@ pub(crate) struct Which {
 pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, String> {
     let mut args = args.into_iter().peekable();
     let Some(chore) = args.next() else {
-        return Err("which chore? test, ci, interop or prove (cargo xtask --help)".to_owned());
+        return Err(
+            "which chore? test, ci, interop, chaos or prove (cargo xtask --help)".to_owned(),
+        );
     };
     let chore = match chore.as_str() {
         "help" | "--help" | "-h" => return Ok(Request::Help),
-        _ if args
-            .peek()
-            .is_some_and(|arg| arg == "--help" || arg == "-h") =>
+        // It has a help of its own.
+        chore
+            if chore != "chaos"
+                && args
+                    .peek()
+                    .is_some_and(|arg| arg == "--help" || arg == "-h") =>
         {
             return Ok(Request::Help);
         }
@@ -59,10 +67,13 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, S
             None => Chore::Interop,
             Some(arg) => return Err(format!("interop takes no argument, and got {arg:?}")),
         },
+        "chaos" => Chore::Chaos {
+            args: args.collect(),
+        },
         "prove" => Chore::Prove(which(args)?),
         other => {
             return Err(format!(
-                "no chore {other:?}: test, ci, interop or prove (cargo xtask --help)"
+                "no chore {other:?}: test, ci, interop, chaos or prove (cargo xtask --help)"
             ));
         }
     };
@@ -129,6 +140,12 @@ mod tests {
         );
         assert_eq!(chore("ci"), Chore::Ci);
         assert_eq!(chore("interop"), Chore::Interop);
+        assert_eq!(
+            chore("chaos --runs 3 --help"),
+            Chore::Chaos {
+                args: ["--runs", "3", "--help"].map(str::to_owned).into()
+            }
+        );
         assert_eq!(chore("prove"), Chore::Prove(Which::default()));
         assert_eq!(
             chore("prove --json out.json retry --long"),
@@ -145,8 +162,8 @@ mod tests {
     #[test]
     fn wrong_usage_is_one_line_that_says_what_is_right() {
         for (line, says) in [
-            ("", "test, ci, interop or prove"),
-            ("tset", "test, ci, interop or prove"),
+            ("", "test, ci, interop, chaos or prove"),
+            ("tset", "test, ci, interop, chaos or prove"),
             ("ci now", "no argument"),
             ("interop now", "no argument"),
             ("test redis", "behind a --"),

@@ -29,13 +29,22 @@ pub(crate) fn cargo<A: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = A>
     command
 }
 
-/// The packages that are meant to be published: the libraries.
-pub(crate) fn libraries() -> Result<Vec<String>> {
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let directory = metadata()?["target_directory"].as_str().map(PathBuf::from);
+    directory.context("cargo metadata names no target directory")
+}
+
+fn metadata() -> Result<serde_json::Value> {
     let output = cargo(["metadata", "--no-deps", "--format-version", "1"])
         .output()
         .context("cannot run cargo metadata")?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("cargo metadata gave no JSON")?;
+    serde_json::from_slice(&output.stdout).context("cargo metadata gave no JSON")
+}
+
+/// The packages that are meant to be published: the libraries.
+pub(crate) fn libraries() -> Result<Vec<String>> {
+    let metadata = metadata()?;
     let packages = metadata["packages"].as_array().context("no packages")?;
     Ok(packages
         .iter()

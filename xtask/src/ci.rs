@@ -37,6 +37,10 @@ const STEPS: &[Step] = &[
         run: tests,
     },
     Step {
+        name: "a campaign of failures",
+        run: |_| chaos(),
+    },
+    Step {
         name: "the demo",
         run: |_| demo(),
     },
@@ -101,6 +105,13 @@ fn tests(tally: &mut Option<Tally>) -> Result<()> {
     *tally = Some(counted);
     if !good {
         bail!("{counted}");
+    }
+    Ok(())
+}
+
+fn chaos() -> Result<()> {
+    if !crate::chaos::run(crate::chaos::SHORT)? {
+        bail!("the books of a run did not close");
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask ci`, `cargo xtask interop`, `cargo xtask prove`.
+//! The project's chores: `cargo xtask test`, `cargo xtask ci`, `cargo xtask interop`, `cargo xtask chaos`,
+//! `cargo xtask prove`.
 
 mod args;
 mod cargo;
+mod chaos;
 mod ci;
 mod claims;
 mod interop;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Chore::Test { extra } => test::run(&extra),
         Chore::Ci => ci::run(),
         Chore::Interop => interop::run(),
+        Chore::Chaos { args } => chaos::run(&args),
         Chore::Prove(which) => prove::run(&which),
     });
     match done {

@@ -1,8 +1,9 @@
 use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -16,6 +17,7 @@ use tokio::task::AbortHandle;
 /// | --- | --- |
 /// | [`cut`](Proxy::cut) | open connections end, new ones end at once, until [`heal`](Proxy::heal) |
 /// | [`stall`](Proxy::stall) | everything hangs, until [`flow`](Proxy::flow) |
+/// | [`delay`](Proxy::delay) | everything comes later than it was sent |
 /// | [`swallow_next_reply`](Proxy::swallow_next_reply) | the next request is carried out; instead of its reply the connection ends |
 /// | [`silence_next_reply`](Proxy::silence_next_reply) | the same, but the connection stays open and says nothing more |
 ///
@@ -29,9 +31,10 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    target: u16,
+    target: AtomicU16,
     links: Mutex<Links>,
     stalled: watch::Sender<bool>,
+    delay: AtomicU64,
     swallowed: AtomicU64,
 }
 
@@ -64,9 +67,10 @@ impl Proxy {
             .map(|address: SocketAddr| address.port())
             .expect("a bound socket has an address");
         let shared = Arc::new(Shared {
-            target,
+            target: AtomicU16::new(target),
             links: Mutex::default(),
             stalled: watch::Sender::new(false),
+            delay: AtomicU64::new(0),
             swallowed: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
@@ -80,6 +84,17 @@ impl Proxy {
     /// The port for clients.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads new connections to another port: where a server that was restarted listens now.
+    pub fn aim(&self, target: u16) {
+        self.shared.target.store(target, Ordering::SeqCst);
+    }
+
+    /// Holds each piece of a conversation back for so long, in either direction; zero for not at all.
+    pub fn delay(&self, by: Duration) {
+        let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+        self.shared.delay.store(micros, Ordering::SeqCst);
     }
 
     /// `redis://127.0.0.1:<port>/`
@@ -144,6 +159,10 @@ impl Shared {
     async fn flowing(&self) {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
+        match self.delay.load(Ordering::SeqCst) {
+            0 => {}
+            micros => tokio::time::sleep(Duration::from_micros(micros)).await,
+        }
     }
 }
 
@@ -168,7 +187,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 /// Carries one connection until either end closes it or a fault ends it.
 async fn carry(client: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
-    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, shared.target)).await?;
+    let target = shared.target.load(Ordering::SeqCst);
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();

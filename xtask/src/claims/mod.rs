@@ -50,6 +50,8 @@ pub(crate) enum How {
     },
     /// The demo's report has it, at this JSON pointer.
     Demo { pointer: &'static str },
+    /// A campaign of so many seeded runs has it, at this JSON pointer of its summary.
+    Chaos { runs: u32, pointer: &'static str },
     /// So many parsers of others read our header fields as they were meant: `cargo xtask interop`.
     Interop,
 }
@@ -79,6 +81,16 @@ impl Claim {
 
     const fn demo(id: &'static str, claim: &'static str, bar: Bar, pointer: &'static str) -> Self {
         Self::new(id, claim, bar, How::Demo { pointer })
+    }
+
+    const fn chaos(
+        id: &'static str,
+        claim: &'static str,
+        bar: Bar,
+        runs: u32,
+        pointer: &'static str,
+    ) -> Self {
+        Self::new(id, claim, bar, How::Chaos { runs, pointer })
     }
 
     const fn interop(id: &'static str, claim: &'static str, bar: Bar) -> Self {

@@ -61,6 +61,36 @@ pub(super) const CLAIMS: &[Claim] = &[
         CRASH,
     )
     .in_file("crash"),
+    Claim::chaos(
+        "pipeline/chaos-lost",
+        "six seeded runs of kills, freezes, crashes at a step, a full disk and cut connections lose nothing",
+        Equals(0.0),
+        6,
+        "/lost",
+    ),
+    Claim::chaos(
+        "pipeline/chaos-twice",
+        "six such runs apply nothing twice",
+        Equals(0.0),
+        6,
+        "/double_applied",
+    ),
+    Claim::chaos(
+        "pipeline/chaos-lost-long",
+        "two hundred such runs lose nothing",
+        Equals(0.0),
+        200,
+        "/lost",
+    )
+    .long(),
+    Claim::chaos(
+        "pipeline/chaos-closed-long",
+        "the books of all two hundred close",
+        Equals(200.0),
+        200,
+        "/closed",
+    )
+    .long(),
 ];
 
 const CRASH: &str =

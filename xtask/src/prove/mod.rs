@@ -1,6 +1,7 @@
 //! `cargo xtask prove`: every claim, measured and held against its bar.
 
 mod bar;
+mod chaos;
 mod compare;
 mod demo;
 mod table;
@@ -41,6 +42,7 @@ pub(crate) fn run(which: &Which) -> Result<bool> {
         .copied()
         .filter(|claim| matches!(claim.how, How::Demo { .. }));
     demo::measure(&by_demo.collect::<Vec<_>>(), &mut findings)?;
+    chaos::measure(&claims, &mut findings)?;
     for claim in claims.iter().filter(|claim| claim.how == How::Interop) {
         let read = interop::measure()?;
         findings.found(claim, Figure::Number(read.good as f64));
