@@ -8,6 +8,7 @@ pub(crate) const USAGE: &str = "\
 cargo xtask test [-- ARGS]                        every test, against real servers; ARGS go to cargo test
 cargo xtask ci                                    format, clippy, docs, every test, the demo
 cargo xtask interop                               our header fields, read by parsers from npm and PyPI
+cargo xtask services up|status|down [ARGS]        Redis, Kafka, PostgreSQL and HAProxy for the pipeline; more: --help
 cargo xtask chaos [ARGS]                          failures against the pipeline, and the books after each run
                   --runs N --seed S --step STEP   how many, from which seed on, only this failure; more: --help
 cargo xtask prove [CRATE] [--long] [--json FILE]  measures every claim (of one crate) against its bar
@@ -25,6 +26,7 @@ pub(crate) enum Chore {
     Test { extra: Vec<String> },
     Ci,
     Interop,
+    Services { args: Vec<String> },
     Chaos { args: Vec<String> },
     Prove(Which),
 }
@@ -42,14 +44,15 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, S
     let mut args = args.into_iter().peekable();
     let Some(chore) = args.next() else {
         return Err(
-            "which chore? test, ci, interop, chaos or prove (cargo xtask --help)".to_owned(),
+            "which chore? test, ci, interop, services, chaos or prove (cargo xtask --help)"
+                .to_owned(),
         );
     };
     let chore = match chore.as_str() {
         "help" | "--help" | "-h" => return Ok(Request::Help),
-        // It has a help of its own.
+        // These two have a help of their own.
         chore
-            if chore != "chaos"
+            if !["services", "chaos"].contains(&chore)
                 && args
                     .peek()
                     .is_some_and(|arg| arg == "--help" || arg == "-h") =>
@@ -67,13 +70,16 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, S
             None => Chore::Interop,
             Some(arg) => return Err(format!("interop takes no argument, and got {arg:?}")),
         },
+        "services" => Chore::Services {
+            args: args.collect(),
+        },
         "chaos" => Chore::Chaos {
             args: args.collect(),
         },
         "prove" => Chore::Prove(which(args)?),
         other => {
             return Err(format!(
-                "no chore {other:?}: test, ci, interop, chaos or prove (cargo xtask --help)"
+                "no chore {other:?}: test, ci, interop, services, chaos or prove (cargo xtask --help)"
             ));
         }
     };
@@ -141,6 +147,12 @@ mod tests {
         assert_eq!(chore("ci"), Chore::Ci);
         assert_eq!(chore("interop"), Chore::Interop);
         assert_eq!(
+            chore("services up"),
+            Chore::Services {
+                args: vec!["up".to_owned()]
+            }
+        );
+        assert_eq!(
             chore("chaos --runs 3 --help"),
             Chore::Chaos {
                 args: ["--runs", "3", "--help"].map(str::to_owned).into()
@@ -162,8 +174,8 @@ mod tests {
     #[test]
     fn wrong_usage_is_one_line_that_says_what_is_right() {
         for (line, says) in [
-            ("", "test, ci, interop, chaos or prove"),
-            ("tset", "test, ci, interop, chaos or prove"),
+            ("", "test, ci, interop, services, chaos or prove"),
+            ("tset", "test, ci, interop, services, chaos or prove"),
             ("ci now", "no argument"),
             ("interop now", "no argument"),
             ("test redis", "behind a --"),

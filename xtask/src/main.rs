@@ -1,4 +1,5 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask ci`, `cargo xtask interop`, `cargo xtask chaos`,
+//! The project's chores: `cargo xtask test`, `cargo xtask ci`, `cargo xtask interop`, `cargo xtask services`,
+//! `cargo xtask chaos`,
 //! `cargo xtask prove`.
 
 mod args;
@@ -10,6 +11,7 @@ mod interop;
 mod process;
 mod prove;
 mod servers;
+mod services;
 mod stopwatch;
 mod test;
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Interop => interop::run(),
         Chore::Chaos { args } => chaos::run(&args),
+        Chore::Services { args } => services::run(&args),
         Chore::Prove(which) => prove::run(&which),
     });
     match done {

@@ -21,6 +21,19 @@ const SHARDS: u16 = 10;
 /// The size of a disk that fills up, in MiB.
 const DISK: u32 = 96;
 
+/// How long a failpoint is waited for at least, once the server listens.
+const REACHED: Duration = Duration::from_millis(1_000);
+
+/// A load that is still going on at the last strike, about.
+fn load_seconds(strikes: &[Strike]) -> String {
+    let each = |strike: &Strike| {
+        let waits = strike.kind.step().map_or(Duration::ZERO, |_| REACHED);
+        strike.after + strike.lasts + waits
+    };
+    let all: Duration = strikes.iter().map(each).sum();
+    format!("{:.1}", all.as_secs_f64() + 1.0)
+}
+
 /// A run: where its files lie, and what runs.
 struct Run<'a> {
     program: &'a Path,
@@ -95,7 +108,8 @@ impl Run<'_> {
         outcome: &mut Outcome,
     ) -> Result<()> {
         self.serve().await?;
-        let mut load = begin(&mut self.load(seed, "4", "0"), &self.file("load.log"))?;
+        let seconds = load_seconds(strikes);
+        let mut load = begin(&mut self.load(seed, &seconds, "0"), &self.file("load.log"))?;
         for strike in strikes {
             sleep(strike.after).await;
             let struck = self.strike(strike).await;
@@ -220,7 +234,7 @@ impl Run<'_> {
         let started = Server::start(self.program, &self.disk.data(), &log, armed).await?;
         if let Started::Listening(mut server) = started {
             self.proxy.aim(server.port);
-            let patience = Duration::from_millis(500) + strike.lasts;
+            let patience = REACHED + strike.lasts;
             let ended = server.ends_within(patience).await?;
             if ended.is_none() {
                 if strike.action == Action::Stop && strike.times.is_multiple_of(2) {

@@ -5,21 +5,22 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-/// The steps of the write path at which the program can be made to fail, each with about how often an order's way
-/// passes it in a second of the load.
+/// The steps of the write path at which the program can be made to fail, each with how often it may be
+/// passed first: a start passes those of shards a hundred times, and a second of the load the others some hundred times,
+/// letters a few.
 const STEPS: &[(&str, u64)] = &[
-    ("api.before-append", 600),
-    ("log.before-commit", 300),
-    ("log.after-commit", 300),
-    ("log.after-mark", 300),
-    ("api.after-append", 600),
-    ("worker.after-read", 400),
-    ("shard.before-commit", 400),
-    ("shard.after-commit", 400),
-    ("worker.before-invalidate", 400),
-    ("worker.before-commit", 400),
-    ("letter.before-write", 4),
-    ("letter.after-write", 4),
+    ("api.before-append", 120),
+    ("log.before-commit", 120),
+    ("log.after-commit", 120),
+    ("log.after-mark", 120),
+    ("api.after-append", 120),
+    ("worker.after-read", 120),
+    ("shard.before-commit", 250),
+    ("shard.after-commit", 250),
+    ("worker.before-invalidate", 120),
+    ("worker.before-commit", 120),
+    ("letter.before-write", 3),
+    ("letter.after-write", 3),
 ];
 
 /// A kind of strike.
@@ -165,7 +166,6 @@ pub fn plan(seed: u64, kinds: &[Kind], shards: u16) -> Vec<Strike> {
                 kind,
                 after: Duration::from_millis(rng.u64(50..900)),
                 lasts: Duration::from_millis(rng.u64(50..1_000)),
-                // From within the start, where partitions are taken, to about a second of the load.
                 times: rng.u64(1..=often),
                 action: *rng
                     .choice(&[Action::Abort, Action::Abort, Action::Stop, Action::Hang])

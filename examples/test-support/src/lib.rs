@@ -6,6 +6,7 @@
 
 mod allocations;
 mod drops;
+mod haproxy;
 mod kafka;
 mod observe;
 mod port;
@@ -17,6 +18,7 @@ mod resp;
 
 pub use allocations::count_allocations;
 pub use drops::drop_at_every_poll;
+pub use haproxy::Haproxy;
 pub use kafka::{KAFKA_VERSION, Kafka, KafkaLayout, kafka_jars};
 pub use observe::{Observed, observe};
 pub use port::free_port;

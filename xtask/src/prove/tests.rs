@@ -55,7 +55,7 @@ pub(super) fn measure(
 fn name(claim: &Claim) -> Option<&'static str> {
     match claim.how {
         How::Test { name, .. } => Some(name),
-        How::Compare { .. } | How::Demo { .. } | How::Interop => None,
+        How::Compare { .. } | How::Demo { .. } | How::Chaos { .. } | How::Interop => None,
     }
 }
 

@@ -57,6 +57,16 @@ const SERVERS: &[Server] = &[
         elsewhere: "macOS: brew install postgresql; Fedora: dnf install postgresql-server; others: \
                     https://www.postgresql.org",
     },
+    Server {
+        program: "haproxy",
+        variable: "HAPROXY",
+        package: "haproxy",
+        versions: None,
+        pid_file: Some("/run/haproxy.pid"),
+        oldest: (2, 0),
+        why: "requests sent to another server when one does not answer",
+        elsewhere: "macOS: brew install haproxy; Fedora: dnf install haproxy; others: https://www.haproxy.org",
+    },
 ];
 
 /// Finds each server, or installs it; the variables that tell the tests where it is.
