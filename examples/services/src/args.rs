@@ -46,6 +46,9 @@ pub(crate) struct Up {
     /// Shards: databases of one PostgreSQL server, each with its copy on a streaming replica.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) shards: u16,
+    /// Redis as a cluster of three primaries instead of a single server.
+    #[arg(long)]
+    pub(crate) cluster: bool,
     /// Kafka brokers.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) brokers: u16,
@@ -73,6 +76,9 @@ impl Up {
             let name = service.to_possible_value();
             let name = name.map(|value| value.get_name().to_owned());
             args.extend(["--only".into(), name.unwrap_or_default().into()]);
+        }
+        if self.cluster {
+            args.push("--cluster".into());
         }
         args.extend(["--shards".into(), self.shards.to_string().into()]);
         args.extend(["--brokers".into(), self.brokers.to_string().into()]);

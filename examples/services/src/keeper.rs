@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-use test_support::{Haproxy, Kafka, Postgres, Redis, free_port};
+use test_support::{Haproxy, Kafka, Postgres, Redis, RedisCluster, free_port};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Service, Up};
@@ -16,6 +16,7 @@ struct Kept {
     rows: Vec<Row>,
     places: String,
     redis: Option<Redis>,
+    redis_cluster: Option<RedisCluster>,
     kafka: Option<Kafka>,
     postgres: Option<(Postgres, Postgres)>,
     haproxy: Option<Haproxy>,
@@ -29,7 +30,11 @@ pub(crate) async fn keep(up: &Up) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut kept = Kept::default();
     if up.wants(Service::Redis) {
-        kept.redis().await;
+        if up.cluster {
+            kept.redis_cluster().await;
+        } else {
+            kept.redis().await;
+        }
     }
     if up.wants(Service::Kafka) {
         kept.kafka(up.brokers.into()).await;
@@ -72,6 +77,20 @@ impl Kept {
         self.row("redis", "single", redis.port());
         self.place(&format!("[redis]\nurls = [\"{}\"]\n", redis.url()));
         self.redis = Some(redis);
+    }
+
+    async fn redis_cluster(&mut self) {
+        let cluster = RedisCluster::start().await;
+        for (at, node) in cluster.nodes().iter().enumerate() {
+            self.row("redis", format!("primary {}", at + 1), node.port());
+        }
+        let quoted: Vec<_> = cluster
+            .urls()
+            .iter()
+            .map(|at| format!("\"{at}\""))
+            .collect();
+        self.place(&format!("[redis]\nurls = [{}]\n", quoted.join(", ")));
+        self.redis_cluster = Some(cluster);
     }
 
     async fn kafka(&mut self, brokers: usize) {

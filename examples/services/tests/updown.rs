@@ -65,6 +65,20 @@ fn what_is_up_outlives_the_command_is_shown_and_ends_when_it_is_told() {
 }
 
 #[test]
+fn redis_may_be_a_cluster() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let up = services(&["up", "--only", "redis", "--cluster"], directory.path());
+    assert!(up.status.success(), "{}", said(&up));
+    assert_eq!(said(&up).matches("primary").count(), 3, "{}", said(&up));
+    let places = std::fs::read_to_string(directory.path().join("services.toml"));
+    assert_eq!(
+        places.expect("it is written").matches("redis://").count(),
+        3
+    );
+    assert!(services(&["down"], directory.path()).status.success());
+}
+
+#[test]
 fn what_does_not_start_is_said_and_leaves_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let output = Command::new(env!("CARGO_BIN_EXE_services"))
