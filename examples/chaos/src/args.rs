@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::services::Blow;
 use crate::strike::Kind;
 
 /// A campaign of failures against the pipeline, and the books after each run.
@@ -19,6 +20,9 @@ pub struct Args {
     /// Only this: a kind of strike (kill, freeze, ...) or a step of the write path (log.after-commit, ...).
     #[arg(long, value_name = "STEP")]
     pub step: Option<String>,
+    /// On Kafka, PostgreSQL and Redis behind HAProxy, which fail as well, instead of the embedded store.
+    #[arg(long, conflicts_with = "jobs")]
+    pub services: bool,
     /// Runs at a time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
@@ -34,6 +38,24 @@ pub struct Args {
 }
 
 impl Args {
+    /// The blows to services that were asked for.
+    ///
+    /// # Errors
+    ///
+    /// What there is instead of the step that was named.
+    pub fn blows(&self) -> Result<Vec<(&'static str, Blow)>, String> {
+        let Some(step) = &self.step else {
+            return Ok(Blow::ALL.to_vec());
+        };
+        match Blow::by_name(step) {
+            Some(blow) => Ok(vec![blow]),
+            None => {
+                let known: Vec<_> = Blow::ALL.iter().map(|(name, _)| *name).collect();
+                Err(format!("no step {step:?}: {}", known.join(", ")))
+            }
+        }
+    }
+
     /// The kinds of strikes that were asked for.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! One run against the embedded store.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::disk::Disk;
-use crate::process::{Server, Started, begin, finish};
+use crate::process::{Server, Started, begin, finish, limits};
 use crate::report::Outcome;
 use crate::strike::{Action, Kind, Strike, plan};
 
@@ -146,10 +147,19 @@ impl Run<'_> {
         command
     }
 
+    fn serve_args(&self) -> Vec<OsString> {
+        let own = ["serve", "--listen", "127.0.0.1:0", "--drain", "60"];
+        let more = ["--shards", "10", "--retry-scale", "0.01", "--data"];
+        let mut args: Vec<OsString> = own.iter().chain(&more).map(OsString::from).collect();
+        args.push(self.disk.data().into());
+        args.extend(limits(1));
+        args
+    }
+
     /// A clean start. It must succeed, whatever happened before.
     async fn serve(&mut self) -> Result<()> {
         let log = self.file("server.log");
-        match Server::start(self.program, &self.disk.data(), &log, None).await? {
+        match Server::start(self.program, &self.serve_args(), &log, None).await? {
             Started::Listening(server) => {
                 self.proxy.aim(server.port);
                 self.server = Some(server);
@@ -231,7 +241,7 @@ impl Run<'_> {
         let point = strike.failpoint().context("a failpoint has a step")?;
         let log = self.file("server.log");
         let armed = Some((&*point, Duration::from_secs(3)));
-        let started = Server::start(self.program, &self.disk.data(), &log, armed).await?;
+        let started = Server::start(self.program, &self.serve_args(), &log, armed).await?;
         if let Started::Listening(mut server) = started {
             self.proxy.aim(server.port);
             let patience = REACHED + strike.lasts;

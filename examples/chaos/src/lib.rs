@@ -8,6 +8,8 @@
 pub mod args;
 pub mod disk;
 pub mod embedded;
+pub mod ground;
 pub mod process;
 pub mod report;
+pub mod services;
 pub mod strike;

@@ -1,5 +1,6 @@
 //! The program under attack, as a process.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 /// How long a clean start may take; it may have a long log to work through.
 const START: Duration = Duration::from_secs(120);
 
-/// A `pipeline serve`, ended when it is dropped.
+/// A process that serves, ended when it is dropped.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -35,15 +36,15 @@ pub enum Started {
 }
 
 impl Server {
-    /// Starts `pipeline serve` on a data directory, with a failpoint armed or without, and waits until it listens.
-    /// What it says goes to `log`.
+    /// Starts `pipeline` with these arguments, with a failpoint armed or without, and waits until it listens. What it
+    /// says goes to `log`.
     ///
     /// # Errors
     ///
     /// When it cannot be run at all.
     pub async fn start(
         program: &Path,
-        data: &Path,
+        args: &[OsString],
         log: &Path,
         failpoint: Option<(&str, Duration)>,
     ) -> Result<Started> {
@@ -53,11 +54,7 @@ impl Server {
             // A file that may not grow is an error for who writes, not the end of the process.
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
             .arg(program)
-            .args(["serve", "--listen", "127.0.0.1:0", "--shards", "10"])
-            .args(["--proxies", "1", "--retry-scale", "0.01", "--drain", "60"])
-            .args(["--user-limit", "1000000", "--ip-limit", "1000000"])
-            .args(["--key-limit", "100000000", "--data"])
-            .arg(data)
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(said)
@@ -152,6 +149,21 @@ impl Server {
         // It fails only for a process that has ended, and then there is nobody to tell.
         let _ = kill_process(self.pid, signal);
     }
+}
+
+/// Limits that a load does not reach, behind so many proxies.
+pub fn limits(proxies: u8) -> Vec<OsString> {
+    let proxies = proxies.to_string();
+    [
+        ["--proxies", &proxies],
+        ["--user-limit", "1000000"],
+        ["--ip-limit", "1000000"],
+        ["--key-limit", "100000000"],
+    ]
+    .concat()
+    .iter()
+    .map(OsString::from)
+    .collect()
 }
 
 /// Runs the program to its end, with what it says in `log`.
