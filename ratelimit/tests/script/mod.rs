@@ -14,8 +14,12 @@ pub(crate) struct Rule<'a> {
 }
 
 const SCRIPT: &str = concat!(
+    include_str!("../../src/store/redis/script/head.lua"),
+    "local function rules()\n",
     include_str!("../../src/store/redis/script/strict.lua"),
     include_str!("../../src/store/redis/script/named.lua"),
+    include_str!("../../src/store/redis/script/decide.lua"),
+    "end\n",
     include_str!("../../src/store/redis/script/batch.lua"),
 );
 
@@ -58,6 +62,8 @@ pub(crate) fn numbered(
         group.extend(0_u32.to_le_bytes());
         group.extend(0_u64.to_le_bytes());
         group.extend(1_u16.to_le_bytes());
+        // It has to come to the same, whatever is thought likely.
+        group.push((now % 2) as u8);
     }
     let mut cmd = redis::cmd("EVAL");
     cmd.arg(SCRIPT).arg(1 + rules.len()).arg("lane");

@@ -1,6 +1,7 @@
 //! One rule of one request, as the server is asked about it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -28,6 +29,8 @@ pub(super) struct ScopedRule {
     stem: String,
     /// Fed with the rule's name, the length of that, and the kind of its window.
     hasher: Sha256,
+    /// How many of its keys are new.
+    pub(super) news: News,
     /// The rule for when Redis is out.
     pub(super) local: Option<LocalRule>,
 }
@@ -43,10 +46,27 @@ impl RedisScope {
             rule: Arc::new(ScopedRule {
                 stem: format!("{{{prefix}}}"),
                 hasher,
+                news: News::default(),
                 local,
                 policy: policy.clone(),
             }),
         }
+    }
+}
+
+/// What part of the keys of the last batches had no record, of 256. It decides only what the server tries first.
+#[derive(Debug, Default)]
+pub(super) struct News(AtomicU32);
+
+impl News {
+    pub(super) fn are_likely(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 128
+    }
+
+    /// Of so many keys, so many were new.
+    pub(super) fn note(&self, keys: u32, new: u32) {
+        let (before, now) = (self.0.load(Ordering::Relaxed), 256 * new / keys.max(1));
+        self.0.store((7 * before + now) / 8, Ordering::Relaxed);
     }
 }
 

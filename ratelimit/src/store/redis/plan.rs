@@ -173,6 +173,8 @@ impl Plan {
             words.extend_from_slice(&group.lease.units.to_le_bytes());
             words.extend_from_slice(&group.lease.time.to_le_bytes());
             words.extend_from_slice(&(group.items.len() as u16).to_le_bytes());
+            let first = &requests[self.items[group.items[0]].first].first;
+            words.push(first.rule.news.are_likely().into());
             for &item in &group.items {
                 let asked = &requests[self.items[item].first].first;
                 self.push_key(|bytes| asked.write_key(bytes));

@@ -28,9 +28,13 @@ impl Plan {
     ) -> Option<()> {
         let now = reply.long()?;
         for group in &self.groups {
+            let mut new = 0;
             for &item in &group.items {
-                self.read_simple(now, group, &self.items[item], reply, requests, tell)?;
+                let item = &self.items[item];
+                new += u32::from(self.read_simple(now, group, item, reply, requests, tell)?);
             }
+            let first = &requests[self.items[group.items[0]].first].first;
+            first.rule.news.note(group.items.len() as u32, new);
         }
         for &item in &self.long {
             let item = &self.items[item];
@@ -69,6 +73,7 @@ impl Plan {
         Some(())
     }
 
+    /// And says whether the key was new, as far as one can tell.
     fn read_simple(
         &self,
         now: u64,
@@ -77,7 +82,7 @@ impl Plan {
         reply: &mut Reply<'_>,
         requests: &[Arc<Request>],
         tell: &mut impl FnMut(usize, Answer),
-    ) -> Option<()> {
+    ) -> Option<bool> {
         let terms = requests[item.first].first.terms;
         let kind = reply.byte()?;
         let said = match kind {
@@ -102,10 +107,11 @@ impl Plan {
                     let error = requests[place].first.foreign();
                     tell(place, Answer::of(Err(error)));
                 });
-                return Some(());
+                return Some(false);
             }
             _ => return None,
         };
+        let new = kind == 1 && said.rules[0].left == terms.limit;
         let mut leased = match group.lease.units {
             0 => None,
             _ => {
@@ -124,7 +130,7 @@ impl Plan {
             let mine = request.lease.and_then(|_| leased.take());
             tell(place, said.answer(nth, request, mine));
         });
-        Some(())
+        Some(new)
     }
 
     fn tell_all(&self, item: &Item, mut tell: impl FnMut(u32, usize)) {

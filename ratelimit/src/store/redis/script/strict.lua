@@ -1,22 +1,5 @@
 -- The strict sliding window: the image of window.rs, and a change of either is a change of both.
 
-local BUCKETS = 16
-local MAGIC, FORM, BLOCKED, FOREVER = 83, 2, 3, 9007199254740992
--- A record: head and counts, and then the past, which is left out where nothing is in it.
-local SHORT, SIZE = 44, 108
-local HEAD, COUNTS, LAYOUT = '<BBI2I4I4I8', '<I8I8I4I4', '<I4I4I8I8I8I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4'
-local EMPTY = string.rep('\0', 4 * BUCKETS)
--- Where things are in an unpacked record; the count of bucket n of the past is at PAST + n % BUCKETS.
-local VERSION, LIMIT, WIDTH, NEWEST, TOTAL, CURRENT, AHEAD, PAST = 1, 2, 3, 4, 5, 6, 7, 8
-local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
-local pack, unpacks, sub, format = struct.pack, struct.unpack, string.sub, string.format
-local call = redis.call
-
--- The time of the server; and the one to go by, which tests set.
-local wall = call('TIME')
-wall = wall[1] * 1000000 + wall[2]
-local now = tonumber(ARGV[1]) or wall
-
 -- What lies under a key: false for nothing, and nil for something that is not even a string.
 local function get(key)
   local raw = redis.pcall('GET', key)
@@ -99,7 +82,7 @@ function Strict.load(key, of, raw)
     s.w = Strict.fresh(of)
     return s
   end
-  if #raw == SHORT then raw = raw .. EMPTY end
+  if #raw == SHORT then raw = raw .. empty(BUCKETS) end
   if #raw ~= SIZE and #raw ~= SIZE + 8 then return nil end
   local magic, form, buckets = unpacks('<BBI2', raw)
   if magic ~= MAGIC or buckets ~= BUCKETS or form ~= (#raw == SIZE and FORM or BLOCKED) then return nil end
