@@ -3,9 +3,8 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -117,6 +116,34 @@ where
         let elapsed = start.elapsed();
         next.store(end, Ordering::Relaxed);
         elapsed
+    })
+}
+
+/// As [`tasks`] does, [`TASKS`] calls for each that is asked for; the time is not theirs but what 99 of 100 of them
+/// waited at most.
+pub(crate) fn tasks_p99<'a, C, F>(runtime: &'a Runtime, call: C) -> Lane<'a>
+where
+    C: Fn(u64) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
+    let waits = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&waits);
+    let mut lane = tasks(runtime, move |number| {
+        let (call, noted) = (call(number), Arc::clone(&noted));
+        async move {
+            let start = Instant::now();
+            call.await;
+            let waited = start.elapsed();
+            noted.lock().expect("a push does not panic").push(waited);
+        }
+    });
+    Lane::new(move |calls| {
+        lane.run(calls * TASKS as u64);
+        let mut waits = waits.lock().expect("all tasks have ended");
+        waits.sort_unstable();
+        let most = waits[waits.len() * 99 / 100];
+        waits.clear();
+        most * u32::try_from(calls).expect("a slice is short")
     })
 }
 

@@ -17,6 +17,11 @@ impl<'a> Lane<'a> {
         Self(Box::new(run))
     }
 
+    /// Makes so many calls, and says how long that took.
+    pub(crate) fn run(&mut self, calls: u64) -> Duration {
+        (self.0)(calls)
+    }
+
     /// Runs `prepare` before each turn, outside of what is timed.
     pub(crate) fn prepared(mut self, mut prepare: impl FnMut() + 'a) -> Self {
         Self::new(move |calls| {

@@ -1,12 +1,18 @@
-//! Nodes in processes of their own, on one server, and what they were admitted.
+//! Nodes in processes of their own, on one server, and what they were admitted. The clock by which the server decides
+//! steps back again and again, and some of what they send is sent twice.
+
+mod odd;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use seawall_ratelimit::{Key, Leased, Quota, RateLimitLayer, RedisStore, Rule};
+use seawall_ratelimit::{BoxError, Key, Leased, Quota, RateLimitLayer, RedisStore, Rule};
 use seawall_redis::Client;
 use test_support::Redis;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use self::odd::Odd;
 
 /// Tells a process that it is a node: port, seed, requests.
 const NODE: &str = "SEAWALL_RATELIMIT_NODE";
@@ -25,33 +31,54 @@ fn micros() -> u64 {
     since.as_micros() as u64
 }
 
-/// If this process is a node: makes its requests, each third one past the leases, and writes down what was
-/// admitted, with the moments between which it was.
+/// If this process is a node: makes its requests, some past the leases and some of which are given back, and
+/// writes down what was admitted and kept, with the moments between which it was.
 pub(crate) async fn be_a_node(port: u16, seed: u64, requests: u64, mut told: impl Write) {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
-    let client = Client::shared(connection).deadline(Duration::from_secs(30));
-    let rule = || Rule::new("key", quota()).key(|key: &u64| Key::from(*key));
+    let client = Client::shared(Odd::new(connection, seed)).deadline(Duration::from_secs(30));
+    let rule = || Rule::new("key", quota()).key(|work: &Work| Key::from(work.key));
     let store = RedisStore::from(client);
-    let strict = RateLimitLayer::new(store.clone()).rule(rule()).checker();
-    let leased = RateLimitLayer::new(Leased::over(store))
-        .rule(rule())
-        .checker();
+    let strict = RateLimitLayer::new(store.clone()).rule(rule());
+    let leased = RateLimitLayer::new(Leased::over(store)).rule(rule());
+    let undone = |answer: &Result<bool, BoxError>| matches!(answer, Ok(false));
+    let work = service_fn(async |work: Work| Ok::<_, BoxError>(work.keep));
+    let mut strict_undone = strict.clone().refund_if(undone).layer(work);
+    let mut leased_undone = leased.clone().refund_if(undone).layer(work);
+    let (strict, leased) = (strict.checker(), leased.checker());
     let mut random = fastrand::Rng::with_seed(seed);
     for turn in 0..requests {
         let key = random.u64(0..KEYS);
+        let keep = random.bool();
         let before = micros();
+        let work = Work { key, keep };
         let admitted = match turn % 50 {
-            0 => strict.check(&key).await,
-            _ => leased.check(&key).await,
+            0 => strict.check(&work).await.is_ok(),
+            1 => matches!(called(&mut strict_undone, work).await, Ok(true)),
+            2..10 => matches!(called(&mut leased_undone, work).await, Ok(true)),
+            _ => leased.check(&work).await.is_ok(),
         };
-        if admitted.is_ok() {
+        if admitted {
             writeln!(told, "admitted {key} {before} {}", micros()).unwrap();
         }
         if turn % 16 == 0 {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// What is asked for, and whether it is kept or given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    key: u64,
+    keep: bool,
+}
+
+async fn called<S>(service: &mut S, work: Work) -> Result<bool, BoxError>
+where
+    S: Service<Work, Response = bool, Error = BoxError>,
+{
+    service.ready().await?.call(work).await
 }
 
 /// What this process is to do, if it is a node.

@@ -21,6 +21,7 @@ const GOVERNOR: &[&str] = &["governor"];
 const TOWER_GOVERNOR: &[&str] = &["tower_governor"];
 const SCRIPTS: &[&str] = &["multiplexed-script", "bb8-script"];
 const MULTIPLEXED_SCRIPT: &[&str] = &["multiplexed-script"];
+const SCRIPT_AND_STRICT: &[&str] = &["multiplexed-script", "strict"];
 const SET_NX: &[&str] = &["raw-set-nx-get", "bb8-set-nx-get"];
 const RETRIES: &[&str] = &[
     "tower-retry",
@@ -85,13 +86,18 @@ pub(crate) const ALL: &[Entry] = &[
         measure: |entry| ratelimit::redis_strict(entry, keys::hot()),
     },
     Entry {
+        name: "ratelimit/redis-strict/p99/zipf",
+        peers: MULTIPLEXED_SCRIPT,
+        measure: |entry| ratelimit::redis_p99(entry, keys::zipf_fewer()),
+    },
+    Entry {
         name: "ratelimit/redis-leased/zipf",
         peers: MULTIPLEXED_SCRIPT,
         measure: |entry| ratelimit::redis_leased(entry, keys::zipf_fewer()),
     },
     Entry {
         name: "ratelimit/redis-leased/even",
-        peers: MULTIPLEXED_SCRIPT,
+        peers: SCRIPT_AND_STRICT,
         measure: |entry| ratelimit::redis_leased(entry, keys::even_many()),
     },
     Entry {

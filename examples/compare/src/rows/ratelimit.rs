@@ -23,7 +23,7 @@ use tower_governor::key_extractor::KeyExtractor;
 use tower_governor::{GovernorError, GovernorLayer};
 
 use super::Entry;
-use crate::drive::{allocations, at_once, call, in_turn, runtime, tasks};
+use crate::drive::{allocations, at_once, call, in_turn, runtime, tasks, tasks_p99};
 use crate::keys::{Draws, MANY, zipf_many};
 use crate::measure::{Contest, Row, Unit};
 
@@ -248,6 +248,11 @@ pub(super) fn redis_strict(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
     redis(entry, draws, |store| store)
 }
 
+/// What 99 of 100 decisions by the server wait at most, when 256 tasks ask.
+pub(super) fn redis_p99(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
+    redis(entry, draws, |store| store)
+}
+
 /// Decisions a second out of leases on Redis.
 pub(super) fn redis_leased(entry: &Entry, draws: &'static Draws) -> Vec<Row> {
     redis(entry, draws, Leased::over)
@@ -269,8 +274,10 @@ where
 
     // A longer deadline than that of production: a busy machine must not end the measurement.
     let store = Client::shared(connect()).deadline(Duration::from_secs(10));
+    let rule =
+        || Rule::new("user", Quota::per_minute(LIMIT.get())).key(|user: &u64| (*user).into());
     let ours = RateLimitLayer::new(over(RedisStore::from(store)))
-        .rule(Rule::new("user", Quota::per_minute(LIMIT.get())).key(|user: &u64| (*user).into()))
+        .rule(rule())
         .checker();
     let ours = move |number: u64| {
         let ours = ours.clone();
@@ -287,8 +294,30 @@ where
             async move { decide_by_script(&mut connection, &script, draws.at(number)).await }
         }
     };
+    if entry.name.contains("/p99") {
+        return Contest::new(entry, Unit::Nanos, tasks_p99(&runtime, ours))
+            .peer("multiplexed-script", tasks_p99(&runtime, multiplexed))
+            .run();
+    }
     let contest = Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
         .peer("multiplexed-script", tasks(&runtime, multiplexed));
+    if entry.peers.contains(&"strict") {
+        // On a server of its own, or the two would find what the other has counted.
+        let other = runtime.block_on(Redis::start());
+        let client = redis::Client::open(other.url()).expect("it is the server's own address");
+        let connection = runtime.block_on(client.get_multiplexed_async_connection());
+        let store = Client::shared(connection.expect("the server is there"));
+        let strict = RedisStore::from(store.deadline(Duration::from_secs(10)));
+        let strict = RateLimitLayer::new(strict).rule(rule()).checker();
+        let strict = move |number: u64| {
+            let strict = strict.clone();
+            async move {
+                let user = draws.at(number) as u64;
+                strict.check(&user).await.expect("nobody is refused");
+            }
+        };
+        return contest.peer("strict", tasks(&runtime, strict)).run();
+    }
     if !entry.peers.contains(&"bb8-script") {
         return contest.run();
     }
