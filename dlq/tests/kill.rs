@@ -29,10 +29,26 @@ async fn no_message_is_lost_with_letters_in_a_file() {
     report("file", &kill_everywhere(Letters::File, 3_000, 2).await);
 }
 
+#[cfg(feature = "kafka")]
+#[tokio::test]
+async fn no_message_is_lost_with_messages_and_letters_in_kafka() {
+    report("kafka", &kill_everywhere(Letters::Kafka, 3_000, 2).await);
+}
+
+#[cfg(feature = "kafka")]
+#[tokio::test]
+async fn a_message_of_kafka_that_kills_its_worker_is_dead_soon_and_alone() {
+    dead_soon_and_alone("kafka-", Letters::Kafka).await;
+}
+
 /// With plain delivery counts, three crashes condemned all that was near a message which kills its worker.
 #[tokio::test]
 async fn a_message_that_kills_its_worker_is_dead_soon_and_alone() {
-    let mut world = World::new(Letters::Redis).await;
+    dead_soon_and_alone("", Letters::Redis).await;
+}
+
+async fn dead_soon_and_alone(of: &str, letters: Letters) {
+    let mut world = World::new(letters).await;
     let all = || {
         payloads(60)
             .chain(["poison".to_owned()])
@@ -42,8 +58,8 @@ async fn a_message_that_kills_its_worker_is_dead_soon_and_alone() {
     world.finish(true).await;
     let account = world.account(all()).await;
     let starts = world.begun("poison").await;
-    println!("figure dlq/poison-starts: {starts}");
-    println!("figure dlq/innocents-condemned: {}", account.condemned);
+    println!("figure dlq/{of}poison-starts: {starts}");
+    println!("figure dlq/{of}innocents-condemned: {}", account.condemned);
     assert!(starts <= 4, "{starts}");
     assert_eq!(world.kills, starts);
     assert_eq!(

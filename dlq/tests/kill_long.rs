@@ -28,3 +28,11 @@ async fn no_message_of_many_is_lost_with_letters_in_a_file() {
     println!("figure dlq/file-kill-lost-of-100000: {lost}");
     assert_eq!(lost, 0);
 }
+
+#[cfg(feature = "kafka")]
+#[tokio::test]
+async fn no_message_of_many_is_lost_with_messages_and_letters_in_kafka() {
+    let lost = lost(Letters::Kafka).await;
+    println!("figure dlq/kafka-kill-lost-of-100000: {lost}");
+    assert_eq!(lost, 0);
+}

@@ -12,7 +12,7 @@ use seawall_dlq::{
 };
 use seawall_redis::{Client, Shared};
 use support::{all, connect, letter, noon};
-use test_support::{Proxy, Redis, drop_at_every_poll};
+use test_support::{Proxy, Redis, RedisCluster, drop_at_every_poll};
 
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
@@ -354,4 +354,71 @@ async fn a_redrive_to_nowhere_names_the_letter_and_keeps_it() {
     let why = stopped.source().unwrap().to_string();
     assert!(why.contains("is no entry of a Redis Stream"), "{why}");
     assert_eq!(all(&sink).await, [letter(1)]);
+}
+
+/// All keys of a step lie in one slot, so a cluster takes it.
+#[tokio::test]
+async fn letters_lie_in_a_cluster_and_go_back_through_it() {
+    let cluster = RedisCluster::start().await;
+    let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
+    let mut connection = client.get_async_connection().await.unwrap();
+    // Streams of several slots, and so of several servers.
+    for name in ["{orders}", "payments", "a{b}c"] {
+        let letters = format!("{name}.dead");
+        let group = ["CREATE", name, "workers", "0", "MKSTREAM"];
+        let () = redis::cmd("XGROUP")
+            .arg(&group)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        let letters = if name.contains('{') {
+            letters
+        } else {
+            format!("{{{name}}}.dead")
+        };
+        let sink = RedisSink::new(connection.clone(), letters).acknowledging(name, "workers");
+        let mut ids = Vec::new();
+        for number in 0..20 {
+            let fields = [("payload", number.to_string())];
+            let id: String = connection.xadd(name, "*", &fields).await.unwrap();
+            ids.push(id);
+        }
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg("GROUP")
+            .arg("workers")
+            .arg("a")
+            .arg("STREAMS")
+            .arg(name)
+            .arg(">");
+        let _: redis::Value = read.query_async(&mut connection).await.unwrap();
+        for id in &ids {
+            let envelope = Envelope::new(Origin::stream(name, &**id), "x").key("key");
+            let letter = Letter::new(envelope, Failure::new("timeout", "slow"), noon());
+            assert_eq!(sink.write(letter).await.unwrap(), Written::New);
+        }
+        let pending: (
+            u64,
+            Option<String>,
+            Option<String>,
+            Option<Vec<(String, String)>>,
+        ) = redis::cmd("XPENDING")
+            .arg(name)
+            .arg("workers")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(pending.0, 0, "{name}: acknowledged with their letters");
+        assert_eq!(all(&sink).await.len(), 20);
+        let redrive = Redrive::new(sink.clone()).per_second(10_000.0);
+        let summary = redrive
+            .through(Requeue::new(connection.clone()))
+            .await
+            .unwrap();
+        assert_eq!(
+            (summary.redriven, sink.depth().await.unwrap().letters),
+            (20, 0)
+        );
+        let length: u64 = connection.xlen(name).await.unwrap();
+        assert_eq!(length, 40, "{name}");
+    }
 }

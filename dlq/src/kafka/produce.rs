@@ -40,8 +40,8 @@ impl Producer {
             config,
             &[
                 ("message.timeout.ms", WITHIN_MS),
-                // Letters are few; many at once still share a request.
-                ("linger.ms", "1"),
+                // Letters are few and waited for; many at once share a request all the same.
+                ("linger.ms", "0"),
                 ("topic.metadata.refresh.interval.ms", "30000"),
                 ("reconnect.backoff.max.ms", "1000"),
             ],

@@ -1,15 +1,18 @@
 //! The way back: a copy of a letter into the partition it came from.
 
 use std::{
+    collections::HashMap,
     error::Error,
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use rdkafka::{ClientConfig, consumer::BaseConsumer, error::KafkaError};
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
@@ -21,6 +24,8 @@ use crate::{Letter, LetterId, Origin};
 
 /// As the largest that a broker can be told to take.
 const LARGEST: usize = 1_000_000_000;
+/// How long it is believed which topics there are.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// A service that writes a letter into the topic and partition from which it came, for
 /// [`Redrive::through`](crate::Redrive::through): key, headers and payload byte for byte, null where they were null, and the
@@ -48,7 +53,11 @@ pub struct KafkaRequeue {
 struct Shared {
     producer: Producer,
     asker: Arc<BaseConsumer>,
+    /// The topics, and when they were asked for.
+    known: Mutex<Option<(Instant, Known)>>,
 }
+
+type Known = Arc<HashMap<String, i32>>;
 
 impl KafkaRequeue {
     /// With clients of its own, made of these settings.
@@ -61,6 +70,7 @@ impl KafkaRequeue {
             shared: Arc::new(Shared {
                 producer: Producer::new(config, LARGEST)?,
                 asker: Arc::new(asker(config)?),
+                known: Mutex::new(None),
             }),
         })
     }
@@ -110,13 +120,29 @@ impl Shared {
         }
     }
 
-    /// A topic that is not there has no reader, and would be made by writing to it: the letter is better off where it is.
-    async fn check(&self, topic: &Arc<str>, partition: u32) -> Result<(), KafkaRequeueError> {
+    async fn topics(&self) -> Result<Known, KafkaRequeueError> {
+        let now = Instant::now();
+        let fresh = |asked: &(Instant, Known)| now.duration_since(asked.0) < FRESH;
+        if let Some((_, known)) = self.known().as_ref().filter(|asked| fresh(asked)) {
+            return Ok(Arc::clone(known));
+        }
         let asker = Arc::clone(&self.asker);
         let asked = tokio::task::spawn_blocking(move || topics(&asker)).await;
         let topics = asked
             .map_err(|_| KafkaRequeueError::Kafka(KafkaError::Canceled))?
             .map_err(KafkaRequeueError::Kafka)?;
+        let topics = Arc::new(topics);
+        *self.known() = Some((now, Arc::clone(&topics)));
+        Ok(topics)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(Instant, Known)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A topic that is not there has no reader, and would be made by writing to it: the letter is better off where it is.
+    async fn check(&self, topic: &Arc<str>, partition: u32) -> Result<(), KafkaRequeueError> {
+        let topics = self.topics().await?;
         match topics.get(&**topic) {
             None => Err(KafkaRequeueError::NoTopic(topic.to_string())),
             Some(partitions) if i64::from(partition) >= i64::from(*partitions) => {

@@ -4,6 +4,9 @@
 //! child reads messages from Redis, counts each effect there, and kills itself at the step that the plan names.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses its part
 
+#[cfg(feature = "kafka")]
+mod log;
+
 use std::{
     collections::HashMap,
     env,
@@ -42,6 +45,9 @@ const BEGUN: &str = "begun";
 pub enum Letters {
     File,
     Redis,
+    /// The messages, too.
+    #[cfg(feature = "kafka")]
+    Kafka,
 }
 
 /// Where a child is killed.
@@ -104,22 +110,34 @@ fn die() {
 struct Watched {
     letters: Kept,
     killer: Killer,
-    connection: ConnectionManager,
+    servers: Servers,
 }
 
 #[derive(Clone)]
 enum Kept {
     File(FileSink),
     Redis(RedisSink<Shared<ConnectionManager>>),
+    #[cfg(feature = "kafka")]
+    Kafka(seawall_dlq::KafkaSink),
+}
+
+/// What a child is connected to.
+#[derive(Clone)]
+struct Servers {
+    redis: ConnectionManager,
+    /// Where the brokers are, if the messages are there.
+    brokers: String,
 }
 
 impl Kept {
-    async fn open(letters: Letters, path: &str, connection: &ConnectionManager) -> Self {
+    async fn open(letters: Letters, path: &str, servers: &Servers) -> Self {
         match letters {
             Letters::File => Self::File(FileSink::open(path).await.unwrap()),
             Letters::Redis => Self::Redis(
-                RedisSink::new(connection.clone(), "{orders}.dead").acknowledging(STREAM, GROUP),
+                RedisSink::new(servers.redis.clone(), "{orders}.dead").acknowledging(STREAM, GROUP),
             ),
+            #[cfg(feature = "kafka")]
+            Letters::Kafka => Self::Kafka(log::letters(&servers.brokers).await),
         }
     }
 
@@ -127,6 +145,8 @@ impl Kept {
         match self {
             Self::File(sink) => all(sink).await,
             Self::Redis(sink) => all(sink).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(sink) => all(sink).await,
         }
     }
 }
@@ -137,12 +157,20 @@ impl Sink for Watched {
         let written = match &self.letters {
             Kept::File(sink) => sink.write(letter).await,
             Kept::Redis(sink) => sink.write(letter).await,
+            #[cfg(feature = "kafka")]
+            Kept::Kafka(sink) => sink.write(letter).await,
         }?;
         self.killer.at(Step::AfterTheLetterIsWritten);
         if self.killer.plan.step == Step::AfterItIsAcknowledged {
-            let (killer, connection) = (self.killer.clone(), self.connection.clone());
+            let (killer, servers) = (self.killer.clone(), self.servers.clone());
             tokio::spawn(async move {
-                acknowledged(connection, place).await;
+                match &place {
+                    #[cfg(feature = "kafka")]
+                    seawall_dlq::Origin::Log { .. } => {
+                        log::acknowledged(&servers.brokers, &place).await;
+                    }
+                    _ => acknowledged(servers.redis, place).await,
+                }
                 killer.at(Step::AfterItIsAcknowledged);
             });
         }
@@ -172,11 +200,13 @@ fn child() {
         return;
     };
     let parts: Vec<&str> = plan.split(' ').collect();
-    let [letters, step, at, mended, redrive, path, port] = parts[..] else {
+    let [letters, step, at, mended, redrive, path, port, brokers] = parts[..] else {
         panic!("{plan}")
     };
     let letters = match letters {
         "File" => Letters::File,
+        #[cfg(feature = "kafka")]
+        "Kafka" => Letters::Kafka,
         _ => Letters::Redis,
     };
     let steps = CONSUMER_STEPS.into_iter();
@@ -194,40 +224,34 @@ fn child() {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(work(plan, letters, path, port));
+    runtime.block_on(work(plan, letters, path, port, brokers));
 }
 
-async fn work(plan: Plan, letters: Letters, path: &str, port: &str) {
+async fn work(plan: Plan, letters: Letters, path: &str, port: &str, brokers: &str) {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
-    let connection = connect(port.parse().unwrap()).await;
+    let servers = Servers {
+        redis: connect(port.parse().unwrap()).await,
+        brokers: brokers.to_owned(),
+    };
+    let connection = servers.redis.clone();
     let killer = Killer {
         plan,
         been: Arc::default(),
     };
-    let kept = Kept::open(letters, path, &connection).await;
+    let kept = Kept::open(letters, path, &servers).await;
     if plan.redrive {
-        let requeue = Requeue::new(connection.clone());
-        let killing = killer.clone();
-        let send = service_fn(move |letter: Letter| {
-            // The one before this one is sent and removed by now.
-            killing.at(Step::RedriveRemoved);
-            let (mut requeue, killing) = (requeue.clone(), killing.clone());
-            async move {
-                requeue.ready().await?.call(letter).await?;
-                killing.at(Step::RedriveSent);
-                Ok::<_, BoxError>(())
-            }
-        });
         match kept {
-            Kept::File(sink) => redrive(sink, send).await,
-            Kept::Redis(sink) => redrive(sink, send).await,
+            Kept::File(sink) => redrive(sink, Requeue::new(connection), &killer).await,
+            Kept::Redis(sink) => redrive(sink, Requeue::new(connection), &killer).await,
+            #[cfg(feature = "kafka")]
+            Kept::Kafka(sink) => redrive(sink, log::back(brokers), &killer).await,
         }
         return;
     }
     let sink = Watched {
         letters: kept,
         killer: killer.clone(),
-        connection: connection.clone(),
+        servers,
     };
     let counting = connection.clone();
     let handler = DeadLetterLayer::new(sink.clone())
@@ -249,6 +273,14 @@ async fn work(plan: Plan, letters: Letters, path: &str, port: &str) {
                 Ok::<_, BoxError>(())
             }
         }));
+    #[cfg(feature = "kafka")]
+    if letters == Letters::Kafka {
+        let consumer = log::consumer(brokers).concurrency(16).window(WINDOW);
+        let drained = log::drained(brokers);
+        let totals = consumer.poison_to(sink).run(handler, drained).await;
+        let _: Totals = totals.unwrap();
+        return;
+    }
     let totals = Consumer::redis(&client, STREAM, GROUP)
         .concurrency(16)
         .window(WINDOW)
@@ -262,15 +294,36 @@ async fn work(plan: Plan, letters: Letters, path: &str, port: &str) {
 
 pub const WINDOW: usize = 64;
 
-async fn redrive<Q, S>(queue: Q, send: S)
+async fn redrive<Q, S>(queue: Q, back: S, killer: &Killer)
 where
     Q: Queue + Clone,
-    S: Service<Letter, Error = BoxError> + Clone,
+    S: Service<Letter, Response = (), Error: Into<BoxError> + Send, Future: Send> + Clone + Send,
 {
-    // A letter that could not be sent in time is left for the next run.
-    while queue.depth().await.unwrap().letters > 0 {
+    let send = service_fn(move |letter: Letter| {
+        // The one before this one is sent and removed by now.
+        killer.at(Step::RedriveRemoved);
+        let mut back = back.clone();
+        async move {
+            let ready = back.ready().await.map_err(Into::into)?;
+            ready.call(letter).await.map_err(Into::into)?;
+            killer.at(Step::RedriveSent);
+            Ok::<_, BoxError>(())
+        }
+    });
+    // What a busy machine did not do in time is left for the next run.
+    loop {
+        match queue.depth().await {
+            Ok(depth) if depth.letters == 0 => return,
+            Ok(_) => {}
+            Err(error) => {
+                eprintln!("the depth: {error}");
+                continue;
+            }
+        }
         let redrive = Redrive::new(queue.clone()).per_second(100_000.0);
-        redrive.through(send.clone()).await.unwrap();
+        if let Err(error) = redrive.through(send.clone()).await {
+            eprintln!("the redrive: {error}: {:?}", error.reason);
+        }
     }
 }
 
@@ -292,6 +345,8 @@ pub struct World {
     server: Redis,
     directory: tempfile::TempDir,
     connection: ConnectionManager,
+    #[cfg(feature = "kafka")]
+    log: Option<test_support::Kafka>,
     pub kills: u64,
 }
 
@@ -321,13 +376,30 @@ impl World {
             server,
             directory: tempfile::tempdir().unwrap(),
             connection,
+            #[cfg(feature = "kafka")]
+            log: match letters {
+                Letters::Kafka => Some(log::start().await),
+                _ => None,
+            },
             kills: 0,
         }
+    }
+
+    fn brokers(&self) -> String {
+        #[cfg(feature = "kafka")]
+        if let Some(log) = &self.log {
+            return log.bootstrap();
+        }
+        "none".to_owned()
     }
 
     pub async fn add(&self, payloads: impl IntoIterator<Item = String>) {
         let mut connection = self.connection.clone();
         let payloads: Vec<_> = payloads.into_iter().collect();
+        #[cfg(feature = "kafka")]
+        if self.letters == Letters::Kafka {
+            return log::add(&self.brokers(), &payloads).await;
+        }
         for some in payloads.chunks(1000) {
             let mut pipe = redis::pipe();
             for payload in some {
@@ -353,8 +425,9 @@ impl World {
         let letters = self.letters;
         let port = self.server.port();
         let plan = format!(
-            "{letters:?} {step:?} {at} {mended} {redrive} {} {port}",
-            path.display()
+            "{letters:?} {step:?} {at} {mended} {redrive} {} {port} {}",
+            path.display(),
+            self.brokers()
         );
         let mut command = Command::new(env::current_exe().unwrap());
         command
@@ -430,7 +503,11 @@ impl World {
 
     pub async fn letters(&self) -> Vec<Letter> {
         let path = self.path();
-        let kept = Kept::open(self.letters, path.to_str().unwrap(), &self.connection).await;
+        let servers = Servers {
+            redis: self.connection.clone(),
+            brokers: self.brokers(),
+        };
+        let kept = Kept::open(self.letters, path.to_str().unwrap(), &servers).await;
         kept.all().await
     }
 

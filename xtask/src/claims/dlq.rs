@@ -74,6 +74,20 @@ pub(super) const CLAIMS: &[Claim] = &[
     )
     .in_file("kill"),
     Claim::test(
+        "dlq/kafka-kill-lost",
+        "nor do they with messages and letters in Kafka",
+        Equals(0.0),
+        "no_message_is_lost_with_messages_and_letters_in_kafka",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/kafka-kill-repeated-letters",
+        "and no letter is seen twice",
+        Equals(0.0),
+        "no_message_is_lost_with_messages_and_letters_in_kafka",
+    )
+    .in_file("kill"),
+    Claim::test(
         "dlq/redis-kill-lost-of-100000",
         "the same of 100,000 messages, with 140 kills",
         Equals(0.0),
@@ -86,6 +100,14 @@ pub(super) const CLAIMS: &[Claim] = &[
         "the same of 100,000 messages with letters in a file, with 140 kills",
         Equals(0.0),
         "no_message_of_many_is_lost_with_letters_in_a_file",
+    )
+    .in_file("kill_long")
+    .long(),
+    Claim::test(
+        "dlq/kafka-kill-lost-of-100000",
+        "the same of 100,000 messages with messages and letters in Kafka, with 140 kills",
+        Equals(0.0),
+        "no_message_of_many_is_lost_with_messages_and_letters_in_kafka",
     )
     .in_file("kill_long")
     .long(),
@@ -104,6 +126,20 @@ pub(super) const CLAIMS: &[Claim] = &[
     )
     .in_file("kill"),
     Claim::test(
+        "dlq/kafka-poison-starts",
+        "a message of Kafka that kills its worker is dead after at most N + 1 starts, here 4",
+        AtMost(4.0),
+        "a_message_of_kafka_that_kills_its_worker_is_dead_soon_and_alone",
+    )
+    .in_file("kill"),
+    Claim::test(
+        "dlq/kafka-innocents-condemned",
+        "and none of those around it is condemned",
+        Equals(0.0),
+        "a_message_of_kafka_that_kills_its_worker_is_dead_soon_and_alone",
+    )
+    .in_file("kill"),
+    Claim::test(
         "dlq/consumer-sink-down-acknowledged",
         "while its sink is down a consumer acknowledges nothing that fails",
         Equals(0.0),
@@ -117,6 +153,28 @@ pub(super) const CLAIMS: &[Claim] = &[
         "while_the_sink_is_down_nothing_that_fails_is_acknowledged",
     )
     .in_file("consumer"),
+    Claim::test(
+        "dlq/kafka-sink-down-acknowledged",
+        "while the broker of its letters is down a consumer acknowledges nothing that fails",
+        Equals(0.0),
+        "while_the_broker_is_down_nothing_that_fails_is_acknowledged",
+    )
+    .in_file("sink_down"),
+    Claim::test(
+        "dlq/kafka-sink-down-lost",
+        "and drains afterwards, with every letter there",
+        Equals(0.0),
+        "while_the_broker_is_down_nothing_that_fails_is_acknowledged",
+    )
+    .in_file("sink_down"),
+    Claim::test(
+        "dlq/kafka-sink-down-for-a-minute",
+        "the same with the broker down for a minute: acknowledged or lost",
+        Equals(0.0),
+        "while_the_broker_is_down_for_a_minute_nothing_that_fails_is_acknowledged",
+    )
+    .in_file("sink_down_long")
+    .long(),
     Claim::test(
         "dlq/delayed-early-us",
         "what is put off is never early by the server's clock",

@@ -1,7 +1,7 @@
 //! Which letters are in the topic, and where: what its records say, taken in order. No Kafka.
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map},
+    collections::{BTreeMap, HashMap, HashSet, btree_map},
     ops::Bound,
 };
 
@@ -10,6 +10,8 @@ use crate::LetterId;
 
 /// Records that are deleted together.
 const WORTH_IT: i64 = 1000;
+/// Removals that are written before they are read.
+const LOOK_AFTER: usize = 256;
 
 /// Where a record lies among all: by the time of the records, so that letters of several partitions have one order,
 /// and within a partition always by offset.
@@ -33,6 +35,8 @@ pub(super) struct Index {
     seen: BTreeMap<Place, Entry>,
     /// Where the requests of each id lie: once each, unless one was written again and to another partition.
     places: HashMap<LetterId, Vec<(u64, Place)>>,
+    /// Places whose removal is written and was not read yet.
+    doomed: HashSet<Place>,
     partitions: HashMap<i32, Partition>,
 }
 
@@ -131,12 +135,26 @@ impl Index {
         self.seen.last_key_value().map(|(place, _)| *place)
     }
 
-    /// The request with this id that died first, and all its places.
+    /// The request with this id that died first, and all its places. One whose removal is written is not found.
     pub(super) fn find(&self, id: LetterId) -> Option<(Name, Vec<Place>)> {
-        let places = self.places.get(&id)?;
-        let (request, _) = *places.iter().min_by_key(|(_, place)| *place)?;
+        let places = self.places.get(&id)?.iter();
+        let places = places.filter(|(_, place)| !self.doomed.contains(place));
+        let (request, _) = *places.min_by_key(|(_, place)| *place)?;
         let name = Name { id, request };
         Some((name, self.places_of(name)))
+    }
+
+    /// The removal of what lies there is written.
+    pub(super) fn doom(&mut self, place: Place) {
+        let live = self.live(place.partition);
+        if live.contains_key(&place.offset) {
+            self.doomed.insert(place);
+        }
+    }
+
+    /// Whether so much was removed that it is worth looking at what the brokers can delete.
+    pub(super) fn is_worth_a_look(&self) -> bool {
+        self.doomed.len() >= LOOK_AFTER || self.doomed.len() >= self.seen.len()
     }
 
     /// In the order in which they were found; the first is the one that is seen.
@@ -186,6 +204,7 @@ impl Index {
     /// What is not live any more. Another place of the same letter is seen instead.
     fn forget(&mut self, place: Place, entry: Entry) {
         self.seen.remove(&place);
+        self.doomed.remove(&place);
         let Entry::Letter { name, .. } = entry else {
             return;
         };
@@ -260,6 +279,21 @@ mod tests {
         assert_eq!((found, places.len()), (name(1, 1), 1));
         index.take(0, 2, 7, Said::Removed(name(1, 1)));
         assert_eq!(index.find(name(1, 1).id).unwrap().0, name(1, 2));
+    }
+
+    #[test]
+    fn what_is_removed_is_not_found_before_its_removal_is_read() {
+        let mut index = Index::default();
+        index.take(0, 0, 5, letter(1, 1));
+        let (_, places) = index.find(name(1, 1).id).unwrap();
+        index.doom(places[0]);
+        assert_eq!(index.find(name(1, 1).id), None);
+        assert!(index.is_worth_a_look());
+        index.take(0, 1, 6, Said::Removed(name(1, 1)));
+        index.doom(places[0]);
+        // The same letter again is another.
+        index.take(0, 2, 7, letter(1, 1));
+        assert_eq!(index.find(name(1, 1).id).unwrap().1[0].offset, 2);
     }
 
     #[test]

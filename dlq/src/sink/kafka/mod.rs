@@ -126,13 +126,23 @@ impl KafkaSink {
         &self,
         ask: impl FnOnce(&mut Reader) -> Result<T, SinkError> + Send + 'static,
     ) -> Result<T, SinkError> {
+        self.locked(move |reader| {
+            reader.catch_up()?;
+            ask(reader)
+        })
+        .await?
+    }
+
+    /// Does something with the reader, which others may be using, beside the runtime.
+    async fn locked<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Reader) -> T + Send + 'static,
+    ) -> Result<T, SinkError> {
         let reader = Arc::clone(&self.open.reader);
         let asked = tokio::task::spawn_blocking(move || {
-            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            reader.catch_up()?;
-            ask(&mut reader)
+            work(&mut reader.lock().unwrap_or_else(PoisonError::into_inner))
         });
-        asked.await.map_err(|_| SinkError::Closed)?
+        asked.await.map_err(|_| SinkError::Closed)
     }
 
     /// Letters of one key lie in one partition, and the repeats of a letter without one.
@@ -245,10 +255,15 @@ impl Queue for KafkaSink {
     }
 
     async fn remove(&self, id: LetterId) -> Result<bool, SinkError> {
-        let Some((name, places)) = self.ask(move |reader| Ok(reader.index.find(id))).await? else {
+        let known = self.locked(move |reader| reader.index.find(id)).await?;
+        let found = match known {
+            Some(found) => Some(found),
+            None => self.ask(move |reader| Ok(reader.index.find(id))).await?,
+        };
+        let Some((name, places)) = found else {
             return Ok(false);
         };
-        for place in places {
+        for place in &places {
             let record = Outgoing {
                 topic: &self.open.topic,
                 partition: place.partition,
@@ -259,19 +274,13 @@ impl Queue for KafkaSink {
             let sent = self.open.producer.send(record).await;
             sent.map_err(|error| self.not_written(error, id, 0))?;
         }
-        let floors = {
-            let reader = Arc::clone(&self.open.reader);
-            let tidied = tokio::task::spawn_blocking(move || {
-                let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-                // What could not be read is read the next time.
-                reader
-                    .catch_up()
-                    .ok()
-                    .and_then(|()| reader.index.worth_tidying())
-            });
-            tidied.await.map_err(|_| SinkError::Closed)?
-        };
-        if let Some(floors) = floors {
+        let floors = self.locked(move |reader| {
+            places.iter().for_each(|place| reader.index.doom(*place));
+            // What cannot be read now is read the next time.
+            let look = reader.index.is_worth_a_look() && reader.catch_up().is_ok();
+            look.then(|| reader.index.worth_tidying()).flatten()
+        });
+        if let Some(floors) = floors.await? {
             self.tidy(floors).await;
         }
         Ok(true)

@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use seawall_dlq::{
-    DeadLetterLayer, Envelope, Failure, FileSink, Letter, MemorySink, Origin, RedisSink, Sink,
-    Written,
+    DeadLetterLayer, Envelope, Failure, FileSink, KafkaSink, Letter, MemorySink, Origin, RedisSink,
+    Sink, Written,
 };
 use seawall_redis::Client;
-use test_support::Redis;
+use test_support::{Kafka, Redis};
 use tower::{Layer, Service};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -213,5 +215,54 @@ pub(super) fn redis_write(entry: &Entry) -> Vec<Row> {
     };
     Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
         .peer("xadd-then-xack", tasks(&runtime, theirs))
+        .run()
+}
+
+/// Letters a second, each on three brokers, two of which have to say so, before its writer goes on.
+pub(super) fn kafka_write(entry: &Entry) -> Vec<Row> {
+    let runtime = runtime();
+    let kafka = runtime.block_on(Kafka::cluster());
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", kafka.bootstrap())
+        // A busy machine must not end the measurement.
+        .set("message.timeout.ms", "60000");
+    let open = |topic| {
+        let options = KafkaSink::options().make_topic(3, -1);
+        let sink = runtime.block_on(options.open(&config, topic));
+        sink.expect("the brokers are there")
+    };
+    let message = messages();
+    let letter = move |number| {
+        let failure = Failure::new("exhausted", "shard 3 is down").attempts(5);
+        Letter::new(message(number).to_letter(), failure, SystemTime::now())
+    };
+
+    let sink = open("orders.dead");
+    let ours = {
+        let letter = letter.clone();
+        move |number| {
+            let (sink, letter) = (sink.clone(), letter(number));
+            async move {
+                let written = sink.write(letter).await.expect("the brokers have room");
+                assert_eq!(written, Written::New);
+            }
+        }
+    };
+    // What people write themselves: the letter as JSON, to be understood by nobody else.
+    drop(open("orders.raw"));
+    config.set("enable.idempotence", "true").set("acks", "all");
+    let producer: FutureProducer = config.create().expect("the settings are good");
+    let theirs = move |number| {
+        let (producer, letter) = (producer.clone(), letter(number));
+        async move {
+            let (key, json) = (letter.key.clone().unwrap_or_default(), letter.to_json());
+            let record = FutureRecord::to("orders.raw").key(&key[..]).payload(&json);
+            let sent = producer.send(record, Duration::from_secs(60)).await;
+            black_box(sent.expect("the brokers have room"));
+        }
+    };
+    Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
+        .peer("produce-json", tasks(&runtime, theirs))
         .run()
 }

@@ -156,6 +156,11 @@ pub(crate) const ALL: &[Entry] = &[
         measure: dlq::redis_write,
     },
     Entry {
+        name: "dlq/kafka-write",
+        peers: &["produce-json"],
+        measure: dlq::kafka_write,
+    },
+    Entry {
         name: "shard-router/lookup/50",
         peers: HASHES,
         measure: |entry| shard_router::lookup(entry, 50),
