@@ -11,6 +11,7 @@ cargo xtask interop                               our header fields, read by par
 cargo xtask services up|status|down [ARGS]        Redis, Kafka, PostgreSQL and HAProxy for the pipeline; more: --help
 cargo xtask chaos [ARGS]                          failures against the pipeline, and the books after each run
                   --runs N --seed S --step STEP   how many, from which seed on, only this failure; more: --help
+                  --services                      on Kafka, PostgreSQL and Redis, which fail as well
 cargo xtask prove [CRATE] [--long] [--json FILE]  measures every claim (of one crate) against its bar
                   --long                          also the claims that take long
                   --json FILE                     writes the table as JSON, too";
