@@ -17,7 +17,7 @@ use crate::process::{Server, Started, begin, finish, limits};
 use crate::report::Outcome;
 
 /// How long everything that was accepted may take to be applied at the end.
-const SETTLE: Duration = Duration::from_secs(120);
+const SETTLE: Duration = Duration::from_secs(300);
 
 /// How long a process is started again for, while a service that it needs does not answer.
 const START: Duration = Duration::from_secs(90);
