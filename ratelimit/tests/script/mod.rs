@@ -14,12 +14,13 @@ pub(crate) struct Rule<'a> {
 }
 
 const SCRIPT: &str = concat!(
+    "local function rules(now)\n",
     include_str!("../../src/store/redis/script/head.lua"),
-    "local function rules()\n",
     include_str!("../../src/store/redis/script/strict.lua"),
     include_str!("../../src/store/redis/script/named.lua"),
     include_str!("../../src/store/redis/script/decide.lua"),
     "end\n",
+    include_str!("../../src/store/redis/script/head.lua"),
     include_str!("../../src/store/redis/script/batch.lua"),
 );
 

@@ -23,12 +23,13 @@ use super::plan::Plan;
 use crate::error::StoreError;
 
 static SCRIPT: Script = Script::new(concat!(
+    "local function rules(now)\n",
     include_str!("script/head.lua"),
-    "local function rules()\n",
     include_str!("script/strict.lua"),
     include_str!("script/named.lua"),
     include_str!("script/decide.lua"),
     "end\n",
+    include_str!("script/head.lua"),
     include_str!("script/batch.lua"),
 ));
 

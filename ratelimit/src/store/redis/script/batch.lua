@@ -10,7 +10,12 @@
 --         them are likely to be new
 --       6 items, each: what to do (decide 0, reset 1, block 2, unblock 3, lease 4), an argument, requests, rules;
 --         then for each rule: key, terms, cost, shadow
--- Reply  the time, then what `simple` and the items say below, packed
+-- Reply  the time, then what the groups and the items say below, packed
+
+-- The time of the server; and the one to go by, which tests set.
+local wall = call('TIME')
+wall = wall[1] * 1000000 + wall[2]
+local now = tonumber(ARGV[1]) or wall
 
 -- A command that was sent again does nothing again.
 local number = tonumber(ARGV[2])
@@ -29,22 +34,17 @@ for at = 1, #ARGV[3], 17 do
   terms[#terms + 1] = { version, limit, width, pack(HEAD, MAGIC, FORM, BUCKETS, version, limit, width), kind }
 end
 
--- All rules, once they are asked for: what most calls need is below, and making some dozen functions for each call
--- costs more than twenty decisions.
-local known
-local function all()
-  known = known or rules()
-  return known
-end
-
-local reply = { pack('<I8', now) }
-local at, key = 1, 2
+-- The rules as a whole, once they are asked for: what most calls need is below, and making some dozen functions for
+-- each call costs more than twenty decisions. So there is no function here that could do without.
+local all
+local reply, at, key = { pack('<I8', now) }, 1, 2
 
 while at <= #ARGV[4] do
   local of, charged, units
   of, charged, units, at = unpacks('<I2I8I4', ARGV[4], at)
   of = terms[of]
-  all().kinds[of[5]].refund(KEYS[key], of, charged, units)
+  all = all or rules(now)
+  all.kinds[of[5]].refund(KEYS[key], of, charged, units)
   key = key + 1
 end
 
@@ -62,11 +62,14 @@ while at <= #ARGV[5] do
   local later = floor((now + time) / width) - bucket
   local leases = extra > 0 and later <= 1
   local first, all_left
+  -- Where something lies that is no string this says nothing, as where nothing lies. What is new is not asked for
+  -- at first, but tried.
+  local raws = new == 0 and call('MGET', unpack(KEYS, key, key + keys - 1))
 
   -- Says 1, or 2 if units are charged ahead, and the units left before, if all pass under just these
   -- terms; 3 for a foreign value; else 0 and what `decide` says. And then the units leased, if any were asked for.
-  local function simple(k, raw)
-    local newest, total, current, ahead, past
+  for n = 1, keys do
+    local k, raw, said = KEYS[key + n - 1], raws and raws[n], nil
     if not raw then
       if need <= limit then
         if not first then
@@ -79,12 +82,13 @@ while at <= #ARGV[5] do
         -- There may be something that is no string. Two commands, and a moment: `SET PX` takes longer.
         if call('SETNX', k, first) == 1 then
           call('PEXPIREAT', k, deadline)
-          return all_left
+          said = all_left
         end
       end
-      raw = redis.pcall('GET', k)
+      if not said then raw = redis.pcall('GET', k) end
     end
-    if type(raw) == 'string' and (#raw == SHORT or #raw == SIZE) and sub(raw, 1, 20) == head then
+    local newest, total, current, ahead, past
+    if not said and type(raw) == 'string' and (#raw == SHORT or #raw == SIZE) and sub(raw, 1, 20) == head then
       newest, total, current, ahead = unpacks(COUNTS, raw, 21)
       local age = bucket - newest
       if age > 0 then
@@ -92,15 +96,16 @@ while at <= #ARGV[5] do
         if age > BUCKETS + 1 then
           total, current, ahead, past = 0, 0, 0, ''
         elseif #raw == SHORT and (age == 1 or (ahead == 0 and age <= BUCKETS)) then
-          past = empty(newest % BUCKETS) .. pack('<I4', current) .. empty(BUCKETS - 1 - newest % BUCKETS)
+          past = string.rep('\0', place) .. pack('<I4', current) .. string.rep('\0', 4 * BUCKETS - 4 - place)
           current, ahead = ahead, 0
         elseif age == 1 then
           total = total - unpacks('<I4', raw, 45 + place)
           past = sub(raw, 45, 44 + place) .. pack('<I4', current) .. sub(raw, 49 + place)
           current, ahead = ahead, 0
         else
-          local w = { unpacks(LAYOUT, #raw == SHORT and raw .. empty(BUCKETS) or raw, 5) }
-          all().advance(w, bucket)
+          local w = { unpacks(LAYOUT, #raw == SHORT and raw .. string.rep('\0', 4 * BUCKETS) or raw, 5) }
+          all = all or rules(now)
+          all.advance(w, bucket)
           total, current, ahead = w[TOTAL], w[CURRENT], w[AHEAD]
           past = pack('<I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4', unpack(w, PAST, PAST + BUCKETS - 1))
         end
@@ -120,38 +125,37 @@ while at <= #ARGV[5] do
       else
         call('SETRANGE', k, '20', counts)
       end
-      local said = pack('<BI4', ahead > 0 and 2 or 1, left)
+      said = pack('<BI4', ahead > 0 and 2 or 1, left)
       if extra > 0 then said = said .. pack('<I4', leased) end
-      return said
-    end
-    local r = all()
-    local s = r.kinds[0].load(k, of, type(raw) == 'string' and raw or nil)
-    if not s then return '\3' end
-    r.set_terms(s, of)
-    local said, passing = r.decide({ { s = s, cost = cost } }, requests)
-    local leased = 0
-    if leases and passing == requests and not s.behind and s.asked then
-      leased = min(extra, floor((limit - s.a[TOTAL]) / 2))
-      if leased > 0 then
-        r.add(s.a, later == 1 and AHEAD or CURRENT, leased)
-        s.w, s.dirty = s.a, true
+    elseif not said then
+      all = all or rules(now)
+      local s = all.kinds[0].load(k, of, type(raw) == 'string' and raw or nil)
+      if s then
+        all.set_terms(s, of)
+        local decided, passing = all.decide({ { s = s, cost = cost } }, requests)
+        local leased = 0
+        if leases and passing == requests and not s.behind and s.asked then
+          leased = min(extra, floor((limit - s.a[TOTAL]) / 2))
+          if leased > 0 then
+            all.add(s.a, later == 1 and AHEAD or CURRENT, leased)
+            s.w, s.dirty = s.a, true
+          end
+        end
+        all.store(s)
+        said = '\0' .. decided
+        if extra > 0 then said = said .. pack('<I4', leased) end
+      else
+        said = '\3'
       end
     end
-    r.store(s)
-    said = '\0' .. said
-    if extra > 0 then said = said .. pack('<I4', leased) end
-    return said
+    reply[#reply + 1] = said
   end
-
-  -- Where something lies that is no string it says nothing, as where nothing lies. What is new is not asked for
-  -- at first, but tried.
-  local raws, from = new == 0 and call('MGET', unpack(KEYS, key, key + keys - 1)), #reply
-  for n = 1, keys do reply[from + n] = simple(KEYS[key + n - 1], raws and raws[n]) end
   key = key + keys
 end
 
 -- Keys of several items are loaded once and written once.
 local loaded, order = {}, {}
+if #ARGV[6] > 0 then all = all or rules(now) end
 at = 1
 while at <= #ARGV[6] do
   local act, argument, requests, size
@@ -162,11 +166,11 @@ while at <= #ARGV[6] do
     k, of, cost, shadow, at = unpacks('<I2I2I4B', ARGV[6], at)
     local s = loaded[k]
     if s == nil then
-      s = all().kinds[terms[of][5]].load(KEYS[key + k], terms[of]) or false
+      s = all.kinds[terms[of][5]].load(KEYS[key + k], terms[of]) or false
       loaded[k] = s
       if s then order[#order + 1] = s end
     end
-    if s then all().set_terms(s, terms[of]) elseif not foreign then foreign = i end
+    if s then all.set_terms(s, terms[of]) elseif not foreign then foreign = i end
     asked[i] = { s = s, cost = cost, shadow = shadow == 1 }
   end
   -- Says 3 and the rule under whose key something else lies; else 0 and, if it was to decide, what `decide` says,
@@ -175,7 +179,7 @@ while at <= #ARGV[6] do
   if foreign then
     said = pack('<BB', 3, foreign)
   elseif act == 0 then
-    said = '\0' .. all().decide(asked, requests)
+    said = '\0' .. all.decide(asked, requests)
   elseif act == 4 then
     -- Units to lease, without a request.
     local s, leased = asked[1].s, 0
@@ -183,7 +187,7 @@ while at <= #ARGV[6] do
     if s.asked and later <= 1 and not s.behind and s.till <= now then
       leased = min(requests, floor(max(a[LIMIT] - a[TOTAL], 0) / 2))
       if leased > 0 then
-        all().add(a, later == 1 and AHEAD or CURRENT, leased)
+        all.add(a, later == 1 and AHEAD or CURRENT, leased)
         s.w, s.dirty = a, true
       end
     end
@@ -204,7 +208,7 @@ while at <= #ARGV[6] do
   end
   reply[#reply + 1] = said
 end
-for _, s in ipairs(order) do all().store(s) end
+for _, s in ipairs(order) do all.store(s) end
 
 local said = table.concat(reply)
 if number then call('SET', KEYS[1], pack('<I8', number) .. said, 'PX', '60000') end

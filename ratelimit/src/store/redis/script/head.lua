@@ -1,4 +1,5 @@
--- What all parts of the script use.
+-- What all parts of the script use. It is there twice: what is shared with a function that is made anew for each call
+-- has to be closed again after it, at the price of some decisions.
 
 local BUCKETS = 16
 local MAGIC, FORM, BLOCKED, FOREVER = 83, 2, 3, 9007199254740992
@@ -10,14 +11,4 @@ local VERSION, LIMIT, WIDTH, NEWEST, TOTAL, CURRENT, AHEAD, PAST = 1, 2, 3, 4, 5
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local pack, unpacks, sub, format = struct.pack, struct.unpack, string.sub, string.format
 local call = redis.call
-
--- The time of the server; and the one to go by, which tests set.
-local wall = call('TIME')
-wall = wall[1] * 1000000 + wall[2]
-local now = tonumber(ARGV[1]) or wall
-
--- Nothing, so many times.
-local function empty(counts)
-  return string.rep('\0', 4 * counts)
-end
 

@@ -1,5 +1,10 @@
 -- The strict sliding window: the image of window.rs, and a change of either is a change of both.
 
+-- Nothing, so many times.
+local function empty(counts)
+  return string.rep('\0', 4 * counts)
+end
+
 -- What lies under a key: false for nothing, and nil for something that is not even a string.
 local function get(key)
   local raw = redis.pcall('GET', key)
