@@ -17,13 +17,13 @@ use std::{
 use redis::{AsyncCommands, aio::ConnectionManager};
 use seawall_dlq::{
     BoxError, ConsumeError, Consumer, DeadLetterLayer, Disposition, Failure, Letter, Message,
-    Origin, Outcome, Queue, RedisSink, Redrive, Requeue, SinkError, Written,
+    Origin, Outcome, Pause, Queue, RedisSink, Redrive, Requeue, SinkError, Written,
 };
 use seawall_redis::Shared;
 use support::{Broken, all, connect};
 use test_support::Redis;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep},
 };
 use tower::{Layer, Service, service_fn};
@@ -709,6 +709,103 @@ async fn a_key_that_waits_for_five_minutes_holds_back_nobody_else() {
     println!("figure dlq/held-back-by-another-key: {}", 500 - totals.done);
     assert!(!log.all().contains(&"second".to_owned()));
     assert_eq!(world.pending().await, 2);
+}
+
+#[tokio::test]
+async fn a_pause_begins_nothing_and_lets_nobody_take_over() {
+    let world = World::new().await;
+    world.add_numbers(0..20).await;
+    let (log, pause) = (Log::new(), Pause::new());
+    let (seen, pausing) = (log.clone(), pause.clone());
+    let handler = dead_lettering(&world, move |message| {
+        seen.add(&message);
+        if text(&message) == "0005" {
+            pausing.pause();
+        }
+        async { Ok(()) }
+    });
+    let shutdown = async {
+        log.until_len(6).await;
+        // Those that were read ahead are held past the time after which they would be taken over.
+        let rival = world.consumer().claim_after(millis(150));
+        let idle = dead_lettering(&world, |_| async { Ok(()) });
+        let totals = rival.run(idle, sleep(millis(600))).await.unwrap();
+        assert_eq!(totals.taken_over, 0);
+        assert!(log.all().len() == 6 && pause.is_paused());
+        pause.resume();
+        let rest = 20 - totals.done as usize;
+        log.until_len(rest).await;
+    };
+    let consumer = world.consumer().concurrency(1).pausing(&pause);
+    consumer.run(handler, shutdown).await.unwrap();
+    assert_eq!(world.pending().await, 0);
+}
+
+/// How long each message takes from when it is added until it is handled, of one key after the other: the median.
+async fn latency(world: &World, handled: &mut mpsc::UnboundedReceiver<()>) -> Duration {
+    let mut took = Vec::new();
+    for number in 0..40 {
+        let added = Instant::now();
+        let key = format!("k{number}");
+        world.add(&[("key", &key), ("payload", "quick")]).await;
+        handled.recv().await.unwrap();
+        took.push(added.elapsed());
+    }
+    took.sort();
+    took[took.len() / 2]
+}
+
+/// Two consumers in turns, one of which has a key that waits for five minutes. It asserts no time: the figure is judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_waits_for_five_minutes_slows_nobody_down() {
+    let (plain, waiting) = tokio::join!(World::new(), World::new());
+    let work = |world: &World| {
+        let (told, handled) = mpsc::unbounded_channel();
+        let handler = DeadLetterLayer::new(world.sink())
+            .capture(Message::to_letter)
+            .dispose(|_| Disposition::Park(Duration::from_secs(300)))
+            .layer(service_fn(move |message: Message| {
+                let slow = text(&message) == "slow";
+                if !slow {
+                    told.send(()).unwrap();
+                }
+                async move {
+                    match slow {
+                        true => Err(Broken),
+                        false => Ok(()),
+                    }
+                }
+            }));
+        // It waits in the process, where it could be in the way.
+        let consumer = world.consumer().park_up_to(Duration::from_secs(600));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let work = tokio::spawn(async move {
+            let shutdown = async { stopped.await.unwrap() };
+            consumer.run(handler, shutdown).await.unwrap()
+        });
+        (handled, stop, work)
+    };
+    let (mut by_plain, stop_plain, plain_work) = work(&plain);
+    let (mut by_waiting, stop_waiting, waiting_work) = work(&waiting);
+    waiting.add(&[("key", "slow"), ("payload", "slow")]).await;
+    let mut ratios = Vec::new();
+    for _ in 0..41 {
+        let without = latency(&plain, &mut by_plain).await;
+        let with = latency(&waiting, &mut by_waiting).await;
+        ratios.push(with.as_secs_f64() / without.as_secs_f64());
+    }
+    stop_plain.send(()).unwrap();
+    stop_waiting.send(()).unwrap();
+    plain_work.await.unwrap();
+    let totals = waiting_work.await.unwrap();
+    assert_eq!(
+        (totals.parked, totals.done),
+        (1, 41 * 40),
+        "it is not early"
+    );
+    ratios.sort_by(f64::total_cmp);
+    let added = ratios[ratios.len() / 2] - 1.0;
+    println!("figure dlq/delay-slows-others-by: {:.4}", added.max(0.0));
 }
 
 #[tokio::test]

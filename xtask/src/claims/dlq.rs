@@ -189,6 +189,13 @@ pub(super) const CLAIMS: &[Claim] = &[
         "a_key_that_waits_for_five_minutes_holds_back_nobody_else",
     )
     .in_file("consumer"),
+    Claim::test(
+        "dlq/delay-slows-others-by",
+        "a key that waits for five minutes adds less than 5% to the latency of the others",
+        AtMost(0.05),
+        "a_key_that_waits_for_five_minutes_slows_nobody_down",
+    )
+    .in_file("consumer"),
     Claim::compare(
         "dlq/layer-allocations",
         "a request that does not die costs no allocation",
