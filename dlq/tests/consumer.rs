@@ -729,7 +729,7 @@ async fn a_pause_begins_nothing_and_lets_nobody_take_over() {
         // Those that were read ahead are held past the time after which they would be taken over.
         let rival = world.consumer().claim_after(millis(150));
         let idle = dead_lettering(&world, |_| async { Ok(()) });
-        let totals = rival.run(idle, sleep(millis(600))).await.unwrap();
+        let totals = Box::pin(rival.run(idle, sleep(millis(600)))).await.unwrap();
         assert_eq!(totals.taken_over, 0);
         assert!(log.all().len() == 6 && pause.is_paused());
         pause.resume();

@@ -2,6 +2,7 @@
 
 mod delay;
 mod poll;
+mod rebalance;
 mod run;
 mod track;
 
@@ -28,7 +29,8 @@ use tower_service::Service;
 
 use self::{
     delay::Delays,
-    poll::{Context, Control, Item, Polling},
+    poll::{Control, Item, Polling},
+    rebalance::Context,
     run::Shift,
 };
 use super::{Consumer, Pause, WriteLetter, boxed, desk::Limits};

@@ -1,18 +1,17 @@
 //! The consumer at work: one loop that owns all state, with what takes time in tasks beside it.
 
+mod commit;
+mod rebalance;
+
 use std::{
     collections::HashMap,
     future::Future,
     pin::pin,
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc::SyncSender},
+    sync::{Arc, mpsc::SyncSender},
     time::Duration,
 };
 
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{CommitMode, Consumer},
-    error::KafkaResult,
-};
+use rdkafka::{consumer::Consumer, error::KafkaResult};
 use tokio::{
     task::{Id as TaskId, JoinError, JoinSet},
     time::{Instant, sleep_until},
@@ -21,7 +20,7 @@ use tower_service::Service;
 
 use super::{
     Member, Settings,
-    poll::{Control, Item, Key, is_final, one},
+    poll::{Item, Key, one},
     track::{Mark, Track, offset},
 };
 use crate::{
@@ -335,238 +334,6 @@ where
         }
     }
 
-    /// How far from what is done a message may be begun, in each partition.
-    fn window(&self) -> i64 {
-        let partitions = self.tracks.len().max(1);
-        let window = (self.settings.limits.window / partitions).max(1);
-        i64::try_from(window).unwrap_or(i64::MAX)
-    }
-
-    /// Commits what the brokers do not know yet.
-    fn begin_commit(&mut self, now: Instant) {
-        let urgent = !self.starting.is_empty() || self.tracks.values().any(Track::is_held_up);
-        if urgent && !self.commit.busy {
-            self.commit.at = self.commit.at.min(self.not_before.max(now));
-        }
-        if !self.dirty || !self.commit.begin(now) {
-            return;
-        }
-        self.dirty = false;
-        let window = self.window();
-        let kept = self.tracks.iter().filter(|(_, track)| !track.leaving);
-        let marks = kept.filter_map(|(key, track)| {
-            let mark = track.mark(Some(window))?;
-            Some((key.clone(), track.epoch, mark))
-        });
-        let marks: Vec<_> = marks.collect();
-        if marks.is_empty() && self.starting.is_empty() {
-            self.commit.again_in(COMMIT);
-            return;
-        }
-        let started = std::mem::take(&mut self.starting);
-        let consumer = Arc::clone(&self.member.consumer);
-        self.asking.spawn_blocking(move || Event::Committed {
-            outcome: commit(&*consumer, marks.iter().map(|(key, _, mark)| (key, mark))),
-            marks,
-            started,
-        });
-    }
-
-    fn answered(&mut self, event: Event) -> Result<(), ConsumeError> {
-        match event {
-            Event::Committed {
-                marks,
-                started,
-                outcome: Ok(()),
-            } => {
-                self.commit.again_in(COMMIT);
-                for (key, epoch, mark) in marks {
-                    if let Some(track) = self.tracks.get_mut(&key).filter(|of| of.epoch == epoch) {
-                        if self.settings.delays.of(&key.0).is_some()
-                            && let Some(before) = track.worth_deleting(&mark)
-                        {
-                            let (delays, key) = (self.settings.delays.clone(), key.clone());
-                            self.asking.spawn(async move {
-                                delays.delete(&key, before).await;
-                                Event::Aside
-                            });
-                        }
-                        track.committed(mark);
-                        self.admit(&key);
-                    }
-                }
-                for id in started {
-                    match self.suspects.remove(&id) {
-                        Some(message) => {
-                            self.desk.marked(message.clone());
-                            self.handle(message);
-                        }
-                        // One that failed before, or whose partition is gone.
-                        None => match self.desk.message(&id).cloned() {
-                            Some(message) => {
-                                self.desk.marked(message.clone());
-                                self.handle(message);
-                            }
-                            None => self.desk.release(&id),
-                        },
-                    }
-                }
-            }
-            Event::Committed {
-                started,
-                outcome: Err(error),
-                ..
-            } => {
-                self.commit.again_in(AGAIN);
-                self.dirty = true;
-                self.not_before = self.commit.at;
-                self.starting.extend(started);
-                if is_final(&error) {
-                    return Err(error.into());
-                }
-                telemetry::unreachable("commit", &error);
-            }
-            Event::Delayed(message, _, Ok(())) => self.finish(&message),
-            Event::Delayed(message, at, Err(error)) => {
-                telemetry::unreachable("delay", &error);
-                let now = Instant::now();
-                let wait = at.saturating_duration_since(now);
-                match self.desk.message(&message.id) {
-                    Some(_) => self.park(&message, now, Some(wait)),
-                    None => self.desk.arrive_parked(message, now + wait),
-                }
-            }
-            Event::Aside => {}
-        }
-        Ok(())
-    }
-
-    async fn hear(&mut self, control: Control) -> Result<(), ConsumeError> {
-        match control {
-            Control::Assigned(news) => {
-                for (key, epoch, left) in news {
-                    if self.settings.delays.of(&key.0).is_some() {
-                        let (delays, key) = (self.settings.delays.clone(), key.clone());
-                        self.asking.spawn(async move {
-                            if let Err(error) = delays.tick(&key).await {
-                                telemetry::unreachable("tick", &error);
-                            }
-                            Event::Aside
-                        });
-                    }
-                    self.tracks.insert(key, Track::new(epoch, left));
-                }
-                self.dirty = true;
-                self.commit.at = Instant::now();
-            }
-            Control::Revoked { keys, lost, done } => {
-                for key in &keys {
-                    self.let_go(key);
-                }
-                if lost {
-                    keys.iter().for_each(|key| drop(self.tracks.remove(key)));
-                    let _ = done.try_send(());
-                } else {
-                    let by = Instant::now() + self.settings.drain_for;
-                    self.leaving.push(Leaving { keys, by, done });
-                }
-            }
-            Control::Forgotten {
-                key: (topic, partition),
-                at,
-                first,
-                end,
-            } => {
-                return Err(ConsumeError::Forgotten {
-                    topic,
-                    partition,
-                    at,
-                    first,
-                    end,
-                });
-            }
-            Control::Failed(error) => {
-                return Err(match error.rdkafka_error_code() {
-                    Some(rdkafka::error::RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                        ConsumeError::NoTopic(Arc::clone(&self.settings.topic))
-                    }
-                    _ => error.into(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Begins nothing more of a partition.
-    fn let_go(&mut self, key: &Key) {
-        if let Some(track) = self.tracks.get_mut(key) {
-            track.leaving = true;
-        }
-        let held = self.desk.ids();
-        let of_it = held.into_iter().filter(|id| {
-            let message = self.suspects.get(id).or_else(|| self.desk.message(id));
-            message.is_some_and(|message| self::key(message) == *key)
-        });
-        let of_it: Vec<_> = of_it.collect();
-        for id in &of_it {
-            if self.suspects.remove(id).is_some() {
-                self.starting.retain(|starting| starting != id);
-            }
-        }
-        self.desk.lose(&of_it);
-        let alone = self.desk.about_to_start().cloned();
-        if let Some(id) = alone
-            && of_it.contains(&id)
-            && !self.by_task.values().any(|message| message.id == id)
-        {
-            self.desk.release(&id);
-        }
-    }
-
-    /// Gives partitions back of which nothing runs any more.
-    async fn give_back(&mut self, now: Instant) -> Result<(), ConsumeError> {
-        let ready = |of: &Leaving| {
-            let runs = |key: &Key| {
-                self.by_task
-                    .values()
-                    .any(|message| self::key(message) == *key)
-            };
-            of.by <= now || !of.keys.iter().any(runs)
-        };
-        let Some(place) = self.leaving.iter().position(ready) else {
-            return Ok(());
-        };
-        if self.commit.busy {
-            // The two would race for which is the last word.
-            return Ok(());
-        }
-        let Leaving { keys, done, .. } = self.leaving.remove(place);
-        self.close(&keys).await?;
-        keys.iter().for_each(|key| drop(self.tracks.remove(key)));
-        let _ = done.try_send(());
-        // The others may go further now.
-        self.dirty = true;
-        Ok(())
-    }
-
-    /// Commits that nobody is at work any more.
-    async fn close(&mut self, keys: &[Key]) -> Result<(), ConsumeError> {
-        let marks = keys.iter().filter_map(|key| {
-            let mark = self.tracks.get(key)?.mark(None)?;
-            Some((key.clone(), mark))
-        });
-        let marks: Vec<_> = marks.collect();
-        let consumer = Arc::clone(&self.member.consumer);
-        let closing = tokio::task::spawn_blocking(move || {
-            commit(&*consumer, marks.iter().map(|(key, mark)| (key, mark)))
-        });
-        if let Err(error) = closing.await.map_err(ConsumeError::lost)? {
-            // Then it looks like a crash: what was done since the last commit is done again.
-            telemetry::unreachable("give back", &error);
-        }
-        Ok(())
-    }
-
     fn wake_at(&self, now: Instant, leave_by: Option<Instant>) -> Instant {
         let given_back = self.leaving.iter().map(|of| of.by).min();
         let times = [
@@ -579,73 +346,6 @@ where
         ];
         let first = times.into_iter().flatten().min();
         first.unwrap_or(now + LOOK).min(now + LOOK)
-    }
-
-    /// Commits what is done, and leaves everything else in order.
-    async fn leave(mut self) -> Result<Totals, ConsumeError> {
-        let now = Instant::now();
-        if !self.settings.limits.ordered {
-            for (message, wait) in self.desk.take_parked(now) {
-                if !self.desk.has_failed(&message.id) && self.settings.delays.fits(wait) {
-                    self.delay(message, now, wait, false);
-                }
-            }
-        }
-        loop {
-            self.handling.abort_all();
-            if let Some(ended) = self.handling.join_next_with_id().await {
-                self.ended(ended);
-            } else if let Some(event) = self.asking.join_next().await {
-                self.answered(event.map_err(ConsumeError::lost)?)?;
-            } else {
-                break;
-            }
-        }
-        let keys: Vec<_> = self.tracks.keys().cloned().collect();
-        self.close(&keys).await?;
-        for leaving in self.leaving.drain(..) {
-            let _ = leaving.done.try_send(());
-        }
-        self.tracks.clear();
-        self.member.stop.store(true, Relaxed);
-        let thread = self.member.thread.take();
-        let consumer = Arc::clone(&self.member.consumer);
-        // Nobody answers to a rebalance any more.
-        self.member.control.close();
-        while let Ok(control) = self.member.control.try_recv() {
-            if let Control::Revoked { done, .. } = control {
-                let _ = done.try_send(());
-            }
-        }
-        self.member.items.close();
-        let totals = self.totals;
-        drop(self);
-        let left = tokio::task::spawn_blocking(move || {
-            if let Some(thread) = thread {
-                drop(thread.join());
-            }
-            // The last of it leaves the group.
-            drop(consumer);
-        });
-        left.await.map_err(ConsumeError::lost)?;
-        Ok(totals)
-    }
-}
-
-/// Commits these marks, and waits until the brokers know. It blocks.
-fn commit<'a>(
-    consumer: &impl Consumer<super::poll::Context>,
-    marks: impl Iterator<Item = (&'a Key, &'a Mark)>,
-) -> KafkaResult<()> {
-    let mut offsets = TopicPartitionList::new();
-    for ((topic, partition), mark) in marks {
-        let mut of = offsets.add_partition(topic, *partition);
-        of.set_offset(Offset::Offset(mark.position))?;
-        of.set_metadata(mark.metadata());
-    }
-    match offsets.count() {
-        0 => Ok(()),
-        _ => consumer.commit(&offsets, CommitMode::Sync),
     }
 }
 

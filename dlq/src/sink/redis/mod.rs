@@ -1,17 +1,18 @@
 //! Letters in a stream of Redis: appended, and the message acknowledged, in one script.
 
+mod queue;
+mod scripts;
+
 use std::{fmt, sync::Arc};
 
-use ::redis::{Cmd, RedisError, Value};
+use ::redis::{RedisError, Value};
 use seawall_redis::{Client, Pooled, Script, Shared, Source};
 use sha2::{Digest, Sha256};
 
+use self::scripts::WRITE;
 use crate::{
-    ConfigError, Cursor, Depth, Filter, Letter, LetterId, Origin, Page, Queue, Sink, SinkError,
-    Span, Written,
-    error::in_code,
-    letter::{from_millis, to_millis},
-    names,
+    ConfigError, Letter, LetterId, Origin, Sink, SinkError, Written, error::in_code,
+    letter::to_millis, names,
 };
 
 /// Entries that are read at once.
@@ -20,78 +21,6 @@ const READ_AT_ONCE: usize = 64;
 const LOOKED_AT: usize = 1024;
 /// A letter is worth waiting for; the layer above has a limit of its own.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// Appends a letter unless it is there, and acknowledges its message. What is last in it cannot fail once
-/// the first has not, so that nothing is acknowledged whose letter is not written.
-///
-/// KEYS: letters, index, and where a message is acknowledged its stream and its start marks.
-/// ARGV: letter id, hash of the request, time of death, letter, group, entry.
-static WRITE: Script = Script::new(
-    r"
-local answer = 'new'
-local found = redis.call('HGET', KEYS[2], ARGV[1])
-if found then
-  local entry = string.sub(found, 17)
-  if string.sub(found, 1, 16) ~= ARGV[2] then
-    return 'conflict'
-  end
-  if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then
-    answer = 'repeat'
-  end
-end
-if answer == 'new' then
-  local entry = redis.call('XADD', KEYS[1], '*', 'letter', ARGV[4], 'died', ARGV[3])
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. entry)
-end
-if KEYS[3] then
-  redis.call('XACK', KEYS[3], ARGV[5], ARGV[6])
-  redis.call('HDEL', KEYS[4], ARGV[6])
-end
-return answer
-",
-);
-
-/// KEYS: letters, index. ARGV: letter id.
-static GET: Script = Script::new(
-    r"
-local found = redis.call('HGET', KEYS[2], ARGV[1])
-if not found then
-  return {}
-end
-local entry = string.sub(found, 17)
-return redis.call('XRANGE', KEYS[1], entry, entry)
-",
-);
-
-/// KEYS: letters, index. ARGV: letter id.
-static REMOVE: Script = Script::new(
-    r"
-local found = redis.call('HGET', KEYS[2], ARGV[1])
-if not found then
-  return 0
-end
-redis.call('HDEL', KEYS[2], ARGV[1])
-return redis.call('XDEL', KEYS[1], string.sub(found, 17))
-",
-);
-
-/// How many, when the first died, and the last entry. KEYS: letters.
-static DEPTH: Script = Script::new(
-    r"
-local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
-if #first == 0 then
-  return {0}
-end
-local died = ''
-for i = 1, #first[1][2], 2 do
-  if first[1][2][i] == 'died' then
-    died = first[1][2][i + 1]
-  end
-end
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-return {redis.call('XLEN', KEYS[1]), died, last[1][1]}
-",
-);
 
 /// Keeps letters in a stream of Redis 7.0 or later, a cluster included. Clones share it.
 ///
@@ -349,114 +278,12 @@ impl<S: Source> Sink for RedisSink<S> {
     }
 }
 
-impl<S: Source> Queue for RedisSink<S> {
-    async fn depth(&self) -> Result<Depth, SinkError> {
-        let keys = [self.keys.letters.as_bytes()];
-        let Value::Array(answer) = self.script(&DEPTH, &keys, &[]).await? else {
-            return Err(SinkError::other("Redis did not answer with a list"));
-        };
-        match &answer[..] {
-            [Value::Int(0)] => Ok(Depth::default()),
-            [
-                Value::Int(letters),
-                Value::BulkString(died),
-                Value::BulkString(end),
-            ] => Ok(Depth {
-                letters: u64::try_from(*letters).unwrap_or_default(),
-                oldest: text(died).parse().ok().and_then(from_millis),
-                end: Some(Cursor::new(text(end))),
-            }),
-            _ => Err(unexpected(&Value::Array(answer))),
-        }
-    }
-
-    async fn list(&self, filter: &Filter, span: &Span, limit: usize) -> Result<Page, SinkError> {
-        let mut page = Page::default();
-        let mut after = span.after.clone();
-        let mut looked_at = 0;
-        loop {
-            let from = after
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), |after| format!("({}", after.as_str()));
-            let to = span.until.as_ref().map_or("+", Cursor::as_str);
-            let count = READ_AT_ONCE.min(limit.saturating_sub(page.letters.len()).max(1));
-            let mut range = Cmd::new();
-            range
-                .arg("XRANGE")
-                .arg(&self.keys.letters)
-                .arg(from)
-                .arg(to);
-            range.arg("COUNT").arg(count);
-            let answer = self.client.command(&range).await;
-            let entries = entries(answer.map_err(SinkError::other)?)?;
-            let read = entries.len();
-            for (entry, fields) in entries {
-                if page.letters.len() == limit {
-                    page.next = after;
-                    return Ok(page);
-                }
-                let letter = self.letter(&entry, fields)?;
-                after = Some(Cursor::new(entry));
-                if filter.matches(&letter) {
-                    page.letters.push(letter);
-                }
-            }
-            looked_at += read;
-            if read < count {
-                return Ok(page);
-            }
-            if looked_at >= LOOKED_AT {
-                page.next = after;
-                return Ok(page);
-            }
-        }
-    }
-
-    async fn get(&self, id: LetterId) -> Result<Option<Letter>, SinkError> {
-        let entries = entries(self.both(&GET, id).await?)?;
-        let found = entries.into_iter().next();
-        found
-            .map(|(entry, fields)| self.letter(&entry, fields))
-            .transpose()
-    }
-
-    async fn remove(&self, id: LetterId) -> Result<bool, SinkError> {
-        match self.both(&REMOVE, id).await? {
-            Value::Int(removed) => Ok(removed > 0),
-            other => Err(unexpected(&other)),
-        }
-    }
-}
-
 impl<S> fmt::Debug for RedisSink<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisSink")
             .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
-}
-
-/// The entries of a range: ids, and fields with values in turn.
-fn entries(answer: Value) -> Result<Vec<(String, Vec<Value>)>, SinkError> {
-    let Value::Array(entries) = answer else {
-        return Err(unexpected(&answer));
-    };
-    let entries = entries.into_iter().map(|entry| {
-        let Value::Array(entry) = entry else {
-            return Err(unexpected(&entry));
-        };
-        match <[Value; 2]>::try_from(entry) {
-            Ok([Value::BulkString(id), Value::Array(fields)]) => Ok((text(&id), fields)),
-            _ => Err(SinkError::other(
-                "an entry of a stream has an id and fields",
-            )),
-        }
-    });
-    entries.collect()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn unexpected(value: &Value) -> SinkError {
