@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::disk::Disk;
 use crate::process::{Server, Started, begin, finish, limits};
-use crate::report::Outcome;
+use crate::report::{Outcome, failed};
 use crate::strike::{Action, Kind, Strike, plan};
 
 /// Shards of the data directory.
@@ -54,6 +54,7 @@ pub async fn run(program: &Path, directory: &Path, seed: u64, kinds: &[Kind]) ->
         seed,
         strikes: strikes.iter().map(ToString::to_string).collect(),
         reached: Vec::new(),
+        failed: 0,
         accounting: Value::Null,
         wrong: None,
         seconds: 0.0,
@@ -118,6 +119,7 @@ impl Run<'_> {
         }
         outcome.reached = std::mem::take(&mut self.reached);
         ensure!(load.wait().await?.success(), "the load failed");
+        outcome.failed = failed(&fs::read_to_string(self.file("load.log"))?);
         // Everything again from its beginning, as clients that had no answer do; then what readers are shown.
         let again = finish(&mut self.load(seed, "1", "50"), &self.file("load.log")).await?;
         ensure!(again.success(), "the load failed when it was repeated");

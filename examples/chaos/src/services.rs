@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::ground::Ground;
 use crate::process::{Server, Started, begin, finish, limits};
-use crate::report::Outcome;
+use crate::report::{Outcome, failed};
 
 /// How long everything that was accepted may take to be applied at the end.
 const SETTLE: Duration = Duration::from_secs(300);
@@ -139,6 +139,7 @@ pub async fn run(
         seed,
         strikes: plan.iter().map(|struck| struck.name.to_owned()).collect(),
         reached: Vec::new(),
+        failed: 0,
         accounting: Value::Null,
         wrong: None,
         seconds: 0.0,
@@ -182,6 +183,11 @@ impl Run<'_> {
             done.with_context(|| format!("step {}", struck.name))?;
         }
         ensure!(load.wait().await?.success(), "the load failed");
+        outcome.failed = failed(&fs::read_to_string(self.file("load.log"))?);
+        // To be rolled is no failure to be got over: nobody may notice.
+        if plan.iter().all(|struck| struck.blow == Blow::Roll) {
+            ensure!(outcome.failed == 0, "{} requests failed", outcome.failed);
+        }
         // Everything again from its beginning, as clients that had no answer do; then what readers are shown.
         let again = finish(&mut self.load(seed, "2", "30"), &self.file("load.log")).await?;
         ensure!(again.success(), "the load failed when it was repeated");

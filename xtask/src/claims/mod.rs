@@ -50,8 +50,11 @@ pub(crate) enum How {
     },
     /// The demo's report has it, at this JSON pointer.
     Demo { pointer: &'static str },
-    /// A campaign of so many seeded runs has it, at this JSON pointer of its summary.
-    Chaos { runs: u32, pointer: &'static str },
+    /// A campaign with these arguments has it, at this JSON pointer of its summary.
+    Chaos {
+        args: &'static [&'static str],
+        pointer: &'static str,
+    },
     /// So many parsers of others read our header fields as they were meant: `cargo xtask interop`.
     Interop,
 }
@@ -87,10 +90,10 @@ impl Claim {
         id: &'static str,
         claim: &'static str,
         bar: Bar,
-        runs: u32,
+        args: &'static [&'static str],
         pointer: &'static str,
     ) -> Self {
-        Self::new(id, claim, bar, How::Chaos { runs, pointer })
+        Self::new(id, claim, bar, How::Chaos { args, pointer })
     }
 
     const fn interop(id: &'static str, claim: &'static str, bar: Bar) -> Self {

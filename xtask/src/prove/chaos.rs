@@ -10,20 +10,19 @@ use super::bar::Figure;
 use crate::chaos;
 use crate::claims::{Claim, How};
 
-/// Runs one campaign for each number of runs that is claimed something of.
+/// Runs each campaign once for all that is claimed of it.
 pub(super) fn measure(claims: &[&Claim], findings: &mut Findings) -> Result<()> {
-    let mut campaigns = BTreeMap::<u32, Vec<_>>::new();
+    let mut campaigns = BTreeMap::<&[&str], Vec<_>>::new();
     for claim in claims {
-        if let How::Chaos { runs, pointer } = claim.how {
-            campaigns.entry(runs).or_default().push((*claim, pointer));
+        if let How::Chaos { args, pointer } = claim.how {
+            campaigns.entry(args).or_default().push((*claim, pointer));
         }
     }
-    for (runs, claims) in campaigns {
+    for (args, claims) in campaigns {
         let directory = tempfile::tempdir().context("no directory for temporary files")?;
         let file = directory.path().join("chaos.json");
         let json = file.to_string_lossy().into_owned();
-        let runs = runs.to_string();
-        let closed = chaos::run(&["--runs", &runs, "--seed", "1", "--json", &json])?;
+        let closed = chaos::run(&[args, &["--json", &json]].concat())?;
         let report: Value = std::fs::read(&file)
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok())
