@@ -251,7 +251,8 @@ impl Run<'_> {
     fn load(&self, seed: u64, seconds: &str, read_back: &str) -> Command {
         let mut command = Command::new(self.program);
         command
-            .args(["load", "--rate", "400", "--writes", "0.6"])
+            // HAProxy asks the other API where one gave no answer.
+            .args(["load", "--resent", "--rate", "150", "--writes", "0.6"])
             .args(["--connections", "48", "--seconds", seconds])
             .args(["--seed", &seed.to_string(), "--read-back", read_back])
             .args(["--target", &format!("127.0.0.1:{}", self.proxy.port())])

@@ -123,6 +123,10 @@ pub struct LoadArgs {
     /// Accounts to read back at the end, with all their orders, once the server has caught up.
     #[arg(long, default_value_t = 200)]
     pub read_back: usize,
+    /// The server stands behind a proxy that sends a request again where it got no answer: a refusal then leaves the
+    /// order in doubt.
+    #[arg(long)]
+    pub resent: bool,
 }
 
 /// Settings of `pipeline check`.

@@ -36,6 +36,11 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<bool> {
     let file = LedgerFile::open(&args.log)
         .with_context(|| format!("cannot keep {}", args.log.display()))?;
     let run = Run::new(&load, Some(file));
+    let run = if args.resent {
+        run.behind_a_proxy()
+    } else {
+        run
+    };
     let (orders, accounts) = runtime("load", 1)?.block_on(async {
         run.drive(&load).await;
         run.read_back(load.server, args.read_back, CATCH_UP).await

@@ -95,10 +95,11 @@ impl Ledger {
             return false;
         };
         let told = match told {
-            // Silence leaves the fate open, and so do errors in the middle of it. A clear refusal does not.
+            // Silence leaves the fate open, and so do errors in the middle of it, and a key that another sending
+            // holds: that one may yet be taken. A clear refusal does not.
             Told::Nothing
             | Told::Answer {
-                status: 500 | 502 | 504,
+                status: 409 | 500 | 502 | 504,
                 ..
             } => return false,
             Told::Answer {
@@ -249,9 +250,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_another_sending_holds_says_nothing_of_what_becomes_of_it() {
+        let mut ledger = Ledger::default();
+        send(&mut ledger);
+        ledger.told(OP, answer(409, false, b""));
+        assert_eq!((ledger.accepted(), ledger.indeterminate()), (0, 1));
+    }
+
+    #[test]
     fn a_clear_refusal_claims_nothing() {
         let mut ledger = Ledger::default();
-        for status in [400, 409, 422, 429, 503] {
+        for status in [400, 422, 429, 503] {
             send(&mut ledger);
             ledger.told(OP, answer(status, false, b""));
         }

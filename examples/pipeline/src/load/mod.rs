@@ -57,6 +57,8 @@ pub struct Load {
 pub struct Run {
     state: Arc<Mutex<State>>,
     file: Option<Arc<LedgerFile>>,
+    /// Whether a proxy may have sent an order before the sending that was answered.
+    resent: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,17 @@ impl Run {
         Self {
             state: Arc::new(Mutex::new(state)),
             file: file.map(Arc::new),
+            resent: false,
+        }
+    }
+
+    /// The server stands behind a proxy that sends a request once more where it got no answer. A refusal is of
+    /// the last sending then, and says nothing of those before it: the order is in doubt.
+    #[must_use]
+    pub fn behind_a_proxy(self) -> Self {
+        Self {
+            resent: true,
+            ..self
         }
     }
 
@@ -242,6 +255,10 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
         if told.status() != 0 {
             record(&mut figures.write_latency, took);
         }
+        let told = match told.status() {
+            429 | 503 if run.resent => Told::Nothing,
+            _ => told,
+        };
         if let Some(file) = &run.file {
             file.told(op, &told);
         }
