@@ -92,39 +92,10 @@ pub(super) const CLAIMS: &[Claim] = &[
         "/closed",
     )
     .long(),
-    Claim::chaos(
-        "pipeline/chaos-services-lost",
-        "fifty runs on Kafka, PostgreSQL and Redis, each of which fails, lose nothing",
-        Equals(0.0),
-        SERVICES,
-        "/lost",
-    )
-    .long(),
-    Claim::chaos(
-        "pipeline/chaos-services-closed",
-        "the books of all fifty close",
-        Equals(50.0),
-        SERVICES,
-        "/closed",
-    )
-    .long(),
-    Claim::chaos(
-        "pipeline/rolled-failed",
-        "APIs and workers are restarted one by one behind HAProxy, and no request fails",
-        Equals(0.0),
-        ROLL,
-        "/failed",
-    )
-    .long(),
 ];
 
 /// Two hundred runs on the embedded store.
 const LONG: &[&str] = &["--runs", "200", "--seed", "1", "--jobs", "2"];
-
-/// Fifty on the services.
-const SERVICES: &[&str] = &["--services", "--runs", "50", "--seed", "101"];
-
-const ROLL: &[&str] = &["--services", "--runs", "1", "--seed", "1", "--step", "roll"];
 
 const CRASH: &str =
     "nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothing_applies_twice";
