@@ -116,6 +116,7 @@ mod handle;
 mod health;
 mod holdings;
 mod hot;
+mod index;
 mod key;
 mod lane;
 mod locate;

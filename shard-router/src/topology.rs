@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::balance::{self, NOBODY, Shares};
+use crate::index::Index;
 use crate::plan::Plan;
 use crate::slot::COUNT;
 use crate::validate::checked;
@@ -25,7 +26,7 @@ use crate::{ConfigError, Endpoint, Key, Shard, ShardId, Slot, SlotRange};
 /// assert!(after == before || *after == "s03");
 /// # Ok::<(), seawall_shard_router::ConfigError>(())
 /// ```
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(into = "crate::stored::Stored"))]
 #[cfg_attr(feature = "serde", serde(try_from = "crate::stored::Stored"))]
@@ -35,6 +36,8 @@ pub struct Topology {
     shards: Arc<[Shard]>,
     /// For each slot, the place of its owner in `shards`.
     owners: Arc<[u16; COUNT]>,
+    /// The same, for requests.
+    index: Index,
     /// Who serves reads that need nothing new, where that is not the owner: while slots move.
     pub(crate) readers: Option<Arc<[u16; COUNT]>>,
 }
@@ -131,6 +134,7 @@ impl Topology {
     pub(crate) fn from_parts(epoch: u64, shards: Arc<[Shard]>, owners: [u16; COUNT]) -> Self {
         Self {
             epoch,
+            index: Index::new(&shards, &owners),
             shards,
             owners: Arc::new(owners),
             readers: None,
@@ -278,7 +282,7 @@ impl Topology {
     #[inline]
     #[must_use]
     pub fn owner(&self, slot: Slot) -> &ShardId {
-        self.shards[self.place_of(slot)].id()
+        self.index.name(slot)
     }
 
     /// The shard on which a key lies.
@@ -308,7 +312,7 @@ impl Topology {
     /// Where the owner of a slot stands among the shards.
     #[inline]
     pub(crate) fn place_of(&self, slot: Slot) -> usize {
-        usize::from(self.owners[slot.index()])
+        self.index.place(slot)
     }
 
     /// Where the shard stands that serves reads of a slot which need nothing new.
@@ -318,6 +322,14 @@ impl Topology {
             None => self.place_of(slot),
             Some(readers) => usize::from(readers[slot.index()]),
         }
+    }
+}
+
+impl PartialEq for Topology {
+    fn eq(&self, other: &Self) -> bool {
+        // The index follows from the rest.
+        (self.epoch, &self.shards, &self.owners, &self.readers)
+            == (other.epoch, &other.shards, &other.owners, &other.readers)
     }
 }
 

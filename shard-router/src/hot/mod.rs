@@ -18,7 +18,7 @@ use crate::{ConfigError, Key, telemetry};
 /// found.** A key that is found may be below it by what the counters cannot tell apart, which is at
 /// most half of the share and, where some keys are hot, much less.
 ///
-/// For 0.1% that is 56 KiB for each thread up to the number of processors. Nothing is allocated
+/// For 0.1% that is 60 KiB for each thread up to the number of processors. Nothing is allocated
 /// while it records, and keys are kept as hashes only.
 ///
 /// ```
@@ -128,7 +128,9 @@ impl HotKeys {
         if !is_share || !fits(counters as usize) || f64::from(records) * share < 10.0 {
             return Err(ConfigError::HotShare { given: share });
         }
+        // A power of two, so that a thread finds its own without a division.
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.next_power_of_two();
         let stripe = |_| {
             Stripe(Mutex::new(Windows {
                 now: Sketch::new(counters as usize),
@@ -161,7 +163,7 @@ impl HotKeys {
     #[inline]
     pub fn record_hash(&self, hash: u64) -> Heat {
         let shared = &*self.shared;
-        let mut windows = shared.stripes[stripe() % shared.stripes.len()].lock();
+        let mut windows = shared.stripes[stripe() & (shared.stripes.len() - 1)].lock();
         let count = windows.now.record(hash);
         let heat = if count == shared.hot {
             telemetry::kindled(hash);

@@ -17,6 +17,8 @@ pub(super) struct Sketch {
     hashes: Box<[u64]>,
     /// From a hash to the place of its counter: open addressing, linear probing.
     index: Box<[u16]>,
+    /// For each counter, where the index names it.
+    homes: Box<[u16]>,
     used: usize,
     total: u32,
 }
@@ -39,6 +41,7 @@ impl Sketch {
             errors: vec![0; counters].into(),
             hashes: vec![0; counters].into(),
             index: vec![EMPTY; (2 * counters).next_power_of_two()].into(),
+            homes: vec![0; counters].into(),
             used: 0,
             total: 0,
         }
@@ -50,7 +53,7 @@ impl Sketch {
 
     /// What it takes of memory.
     pub(super) fn bytes(counters: usize) -> usize {
-        counters * (4 + 4 + 8) + (2 * counters).next_power_of_two() * 2
+        counters * (4 + 4 + 8 + 2) + (2 * counters).next_power_of_two() * 2
     }
 
     /// Counts one more, and says how many there were then at most.
@@ -63,17 +66,17 @@ impl Sketch {
                 let place = self.used;
                 self.used += 1;
                 self.hashes[place] = hash;
-                self.index[bucket] = place as u16;
+                self.name(place, bucket);
                 place
             }
             Err(_) => {
                 // The least counted makes room; the newcomer may have come as often.
                 let place = self.used - 1;
-                self.forget(self.hashes[place]);
+                self.forget(place);
                 self.hashes[place] = hash;
                 self.errors[place] = self.counts[place];
                 let (Ok(bucket) | Err(bucket)) = self.bucket_of(hash);
-                self.index[bucket] = place as u16;
+                self.name(place, bucket);
                 place
             }
         };
@@ -107,12 +110,18 @@ impl Sketch {
 
     /// Of two counters of one count.
     fn swap(&mut self, one: usize, other: usize) {
-        for place in [one, other] {
-            let (Ok(bucket) | Err(bucket)) = self.bucket_of(self.hashes[place]);
-            self.index[bucket] = (one + other - place) as u16;
-        }
+        let (home, far) = (self.homes[one], self.homes[other]);
+        self.name(one, usize::from(far));
+        self.name(other, usize::from(home));
         self.hashes.swap(one, other);
         self.errors.swap(one, other);
+    }
+
+    /// The index has this counter here.
+    #[inline]
+    fn name(&mut self, place: usize, bucket: usize) {
+        self.index[bucket] = place as u16;
+        self.homes[place] = bucket as u16;
     }
 
     /// Where the index has this hash, or would have it.
@@ -128,12 +137,10 @@ impl Sketch {
         }
     }
 
-    /// Takes a hash out of the index; what comes after it moves up to where it would have been.
-    fn forget(&mut self, hash: u64) {
+    /// Takes a counter out of the index; what comes after it moves up to where it would have been.
+    fn forget(&mut self, place: usize) {
         let mask = self.index.len() - 1;
-        let Ok(mut hole) = self.bucket_of(hash) else {
-            return;
-        };
+        let mut hole = usize::from(self.homes[place]);
         let mut bucket = hole;
         loop {
             bucket = (bucket + 1) & mask;
@@ -141,10 +148,11 @@ impl Sketch {
             if place == EMPTY {
                 break;
             }
-            let home = self.hashes[usize::from(place)] as usize & mask;
+            let place = usize::from(place);
+            let home = self.hashes[place] as usize & mask;
             // How far it is from home, against how far the hole is from there.
             if (bucket.wrapping_sub(home) & mask) >= (bucket.wrapping_sub(hole) & mask) {
-                self.index[hole] = place;
+                self.name(place, hole);
                 hole = bucket;
             }
         }
@@ -178,6 +186,7 @@ mod tests {
             for (place, counted) in all.iter().enumerate() {
                 let bucket = sketch.bucket_of(counted.hash).expect("it is counted");
                 assert_eq!(usize::from(sketch.index[bucket]), place);
+                assert_eq!(usize::from(sketch.homes[place]), bucket);
                 let came = exact[&counted.hash];
                 assert!(counted.count - counted.error <= came && came <= counted.count);
             }
