@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 
-use crate::{ConfigError, Plan, Refresh, RefreshError, Topology};
+use crate::discovered::Found;
+use crate::{ConfigError, Discovered, Plan, Refresh, RefreshError, Topology};
 
 /// The topology in force. Clones share it; routers made from it follow every update.
 ///
@@ -32,8 +33,15 @@ pub struct TopologyHandle {
 struct Shared {
     current: ArcSwap<Topology>,
     /// Held while an update goes round, so that all followers see all updates in one order.
-    followers: Mutex<Vec<Weak<dyn Follow>>>,
+    followers: Mutex<Followers>,
     refresh: OnceLock<Refresh>,
+}
+
+#[derive(Default)]
+struct Followers {
+    all: Vec<Weak<dyn Follow>>,
+    /// Takes the place of the replicas that topologies list.
+    found: Option<Found>,
 }
 
 /// Something that is told of each new topology.
@@ -73,6 +81,39 @@ impl TopologyHandle {
     /// very same topology again is no error, and changes nothing.
     pub fn update(&self, topology: Topology) -> Result<(), ConfigError> {
         self.replace(&mut self.followers(), topology)
+    }
+
+    /// From now on the replicas of all shards are these, and what topologies list counts no more:
+    /// for replicas that come and go by themselves, as a discovery tells.
+    ///
+    /// The epoch stays, as no slot moves and no primary changes. Services of replicas that stay are
+    /// kept. One that lies where the primary does is left out, and so is one of a shard that the
+    /// topology does not have, until it does.
+    ///
+    /// ```
+    /// # use seawall_shard_router::{ConfigError, Discovered, Shard, Topology, TopologyHandle};
+    /// let handle = TopologyHandle::new(Topology::slots([Shard::new("s00").primary("10.0.0.1")])?);
+    /// handle.set_replicas([Discovered::new("s00", "10.0.0.7")?.zone("eu-1a")])?;
+    /// assert_eq!(handle.current().endpoints().count(), 2);
+    /// assert_eq!(handle.current().epoch(), 1);
+    /// # Ok::<(), ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConfigError::TooManyReplicas`] when a shard has more than 65,535.
+    pub fn set_replicas(
+        &self,
+        replicas: impl IntoIterator<Item = Discovered>,
+    ) -> Result<(), ConfigError> {
+        let found = Found::new(replicas)?;
+        let mut followers = self.followers();
+        let current = self.current();
+        let topology = found.in_place(&current);
+        followers.found = Some(found);
+        if topology != *current {
+            self.put_in_force(&mut followers, topology);
+        }
+        Ok(())
     }
 
     /// Says where a newer topology comes from when a shard has refused a request.
@@ -120,11 +161,11 @@ impl TopologyHandle {
         self.replace(&mut followers, next)
     }
 
-    fn replace(
-        &self,
-        followers: &mut Vec<Weak<dyn Follow>>,
-        topology: Topology,
-    ) -> Result<(), ConfigError> {
+    fn replace(&self, followers: &mut Followers, topology: Topology) -> Result<(), ConfigError> {
+        let topology = match &followers.found {
+            Some(found) => found.in_place(&topology),
+            None => topology,
+        };
         let current = self.current();
         if topology.epoch() <= current.epoch() {
             let (current_epoch, given) = (current.epoch(), topology.epoch());
@@ -137,16 +178,20 @@ impl TopologyHandle {
                 })
             };
         }
+        self.put_in_force(followers, topology);
+        Ok(())
+    }
+
+    fn put_in_force(&self, followers: &mut Followers, topology: Topology) {
         let topology = Arc::new(topology);
         self.shared.current.store(Arc::clone(&topology));
-        followers.retain(|follower| match follower.upgrade() {
+        followers.all.retain(|follower| match follower.upgrade() {
             Some(follower) => {
                 follower.follow(&topology);
                 true
             }
             None => false,
         });
-        Ok(())
     }
 
     /// Makes a follower from the topology in force; no update comes in between.
@@ -157,12 +202,12 @@ impl TopologyHandle {
         let mut followers = self.followers();
         let follower = Arc::new(make(self.current()));
         let weak: Weak<F> = Arc::downgrade(&follower);
-        followers.retain(|follower| follower.strong_count() > 0);
-        followers.push(weak);
+        followers.all.retain(|follower| follower.strong_count() > 0);
+        followers.all.push(weak);
         follower
     }
 
-    fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follow>>> {
+    fn followers(&self) -> MutexGuard<'_, Followers> {
         // A factory that panicked left followers that are whole: one of them may lag behind, and
         // catches up with the next update.
         self.shared

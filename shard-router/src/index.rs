@@ -45,11 +45,11 @@ impl Index {
         // Beyond the shards there are, the names are never looked at.
         let name = |place: usize| shards[place.min(shards.len() - 1)].id().clone();
         match shards.len() {
-            0..=FEW => Self::Few(Arc::new(Few {
+            ..=FEW => Self::Few(Arc::new(Few {
                 places: owners.map(|owner| owner as u8),
                 names: std::array::from_fn(name),
             })),
-            0..=MORE => Self::More(Arc::new(More {
+            n if n <= MORE => Self::More(Arc::new(More {
                 places: *owners,
                 names: std::array::from_fn(name),
             })),

@@ -56,7 +56,8 @@
 //!
 //! # A topology that changes
 //! A [`TopologyHandle`] puts newer ones in force, from wherever they come: a call, a
-//! [file, a closure, a channel](reload). Two routers can be an epoch apart for a moment, so **the
+//! [file, a closure, a channel](reload). Replicas that come and go by themselves need no new
+//! topology: [`TopologyHandle::set_replicas`]. Two routers can be an epoch apart for a moment, so **the
 //! shards themselves refuse** what they do not own, by [`Holdings`]; a router that gets such a
 //! [`Refusal`] fetches the newest topology, once for all who were refused: [`Refresh`].
 //!
@@ -83,6 +84,7 @@
 //! # Features
 //! None is on by default.
 //! - `serde`: topologies and plans as data.
+//! - `discover`: replicas from a `tower::discover::Discover`.
 //! - `tracing`: an event for each topology that is followed (info), each refusal (debug), each
 //!   ejection (warn), each step of a move and each key that becomes hot (info).
 //! - `metrics`, for which a recorder is to be installed before the router is made:
@@ -108,6 +110,9 @@ mod access;
 mod balance;
 mod bulkhead;
 mod coalesce;
+#[cfg(feature = "discover")]
+mod discover;
+mod discovered;
 mod error;
 mod ewma;
 mod future;
@@ -142,6 +147,7 @@ mod validate;
 pub use access::{Access, Classify, Position, WritesOnly};
 pub use bulkhead::Bulkhead;
 pub use coalesce::{Coalesce, CoalesceFuture, CoalesceLayer, SharedError, Sharing};
+pub use discovered::Discovered;
 pub use error::{BoxError, ConfigError, RouteError};
 pub use future::ResponseFuture;
 pub use gather::{Gathered, Missed, Scatter};

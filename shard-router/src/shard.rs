@@ -278,6 +278,14 @@ impl Shard {
         std::iter::once(endpoint(Role::Primary, &self.primary, None)).chain(replicas)
     }
 
+    /// Without its replicas.
+    pub(crate) fn alone(&self) -> Self {
+        Self {
+            replicas: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn addresses(&self) -> (&str, &[Replica]) {
         (&self.primary, &self.replicas)
     }

@@ -162,6 +162,14 @@ impl Topology {
         self
     }
 
+    /// The same assignment, of the same shards with other replicas.
+    pub(crate) fn relisted(&self, shards: Arc<[Shard]>) -> Self {
+        Self {
+            shards,
+            ..self.clone()
+        }
+    }
+
     /// With one shard more. Slots move to it, from those furthest above their share, and between
     /// no others: from 50 shards of equal weight to 51 it is 321.
     ///
