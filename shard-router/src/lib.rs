@@ -77,9 +77,14 @@
 //!
 //! # Hot keys
 //! A key that everyone asks for lies on one shard, however well the others are spread. [`HotKeys`]
-//! finds such keys; a [`CoalesceLayer`] around the router lets identical reads share one call; plain
-//! reads spread over all replicas of the shard by themselves; and a slot can be moved to a shard of
-//! its own. For questions to all shards there is [`ShardRouter::scatter`].
+//! finds such keys. Then, by what is asked:
+//! - plain reads spread over all replicas of the shard by themselves;
+//! - identical reads share one call by a [`CoalesceLayer`] around the router, and get an answer of
+//!   a moment ago by a [`ShortCache`] in it, or another [`Recall`];
+//! - writes that need not see each other go to several slots by a [`Salt`];
+//! - a slot can be moved to a shard of its own.
+//!
+//! For questions to all shards there is [`ShardRouter::scatter`].
 //!
 //! # Features
 //! None is on by default.
@@ -146,7 +151,9 @@ mod validate;
 
 pub use access::{Access, Classify, Position, WritesOnly};
 pub use bulkhead::Bulkhead;
-pub use coalesce::{Coalesce, CoalesceFuture, CoalesceLayer, SharedError, Sharing};
+pub use coalesce::{
+    Coalesce, CoalesceFuture, CoalesceLayer, Recall, SharedError, Sharing, ShortCache,
+};
 pub use discovered::Discovered;
 pub use error::{BoxError, ConfigError, RouteError};
 pub use future::ResponseFuture;
@@ -154,7 +161,7 @@ pub use gather::{Gathered, Missed, Scatter};
 pub use handle::TopologyHandle;
 pub use health::Ejection;
 pub use holdings::{Holding, Holdings};
-pub use hot::{Heat, HotKey, HotKeys};
+pub use hot::{Heat, HotKey, HotKeys, Salt};
 pub use key::Key;
 pub use locate::{Locate, Place, PlacedBy, Unplaced};
 pub use plan::{Move, Plan};

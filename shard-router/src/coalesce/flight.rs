@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -14,6 +15,8 @@ pub(super) type Call<T> = Pin<Box<dyn Future<Output = Output<T>> + Send>>;
 /// A call that is driven by one of those who wait for it. Only he is woken on its way; the others
 /// are woken when it is over. Who drives and goes away hands it to another.
 pub(super) struct Flight<T> {
+    /// Somebody who waits would have its answer remembered.
+    remembered: AtomicBool,
     state: Mutex<State<T>>,
 }
 
@@ -31,6 +34,7 @@ impl<T> Flight<T> {
     /// Of a call that is to [begin](Flight::begin).
     pub(super) fn new() -> Self {
         Self {
+            remembered: AtomicBool::new(false),
             state: Mutex::new(State {
                 call: None,
                 output: None,
@@ -39,6 +43,14 @@ impl<T> Flight<T> {
                 free: Vec::new(),
             }),
         }
+    }
+
+    pub(super) fn remember(&self) {
+        self.remembered.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_remembered(&self) -> bool {
+        self.remembered.load(Ordering::Relaxed)
     }
 
     /// Makes the call. If that panics, it is over for all who have joined meanwhile.

@@ -1,8 +1,10 @@
 //! Identical reads that are under way at once share one call.
 
 mod flight;
+mod recall;
 mod service;
 
+pub use recall::{Recall, ShortCache};
 pub use service::{Coalesce, CoalesceFuture};
 
 use std::collections::HashMap;
@@ -22,6 +24,9 @@ pub enum Sharing<K> {
     /// A read that may get the answer of another one of the same key that is under way. The key has
     /// to name everything that the answer depends on.
     Read(K),
+    /// The same, and it may get an answer from a moment ago, where there is a
+    /// [cache](CoalesceLayer::cache).
+    Cached(K),
     /// It changes what this key names: whoever reads it afterwards shares no call from before.
     Write(K),
     /// Neither: a read by token, for one, that must see what an earlier read need not.
@@ -32,7 +37,7 @@ pub enum Sharing<K> {
 ///
 /// Put it around a router, where a key is hot. Who comes while a read of the same key is under way
 /// waits for that one's answer; there is one call, whoever of them goes away meanwhile. Nothing is
-/// kept once the answer is there.
+/// kept once the answer is there, except in a [cache](CoalesceLayer::cache) of yours.
 ///
 /// A [write](Sharing::Write) lets no later read share a call that began before the write ended.
 /// Only writes through the same layer are seen: what others write is as fresh as a read that began
@@ -77,7 +82,17 @@ where
         Self {
             by,
             waiters: 16_384,
-            flights: Arc::new(Flights::new()),
+            flights: Arc::new(Flights::new(None)),
+        }
+    }
+
+    /// Answers of [cached](Sharing::Cached) reads go here, and come from here as long as it has
+    /// them.
+    #[must_use]
+    pub fn cache(self, cache: impl Recall<K, T> + 'static) -> Self {
+        Self {
+            flights: Arc::new(Flights::new(Some(Box::new(cache)))),
+            ..self
         }
     }
 
@@ -149,6 +164,7 @@ impl Error for SharedError {
 /// The calls under way, by their keys.
 struct Flights<K, T> {
     random: RandomState,
+    cache: Option<Box<dyn Recall<K, T>>>,
     maps: [Mutex<Map<K, T>>; MAPS],
 }
 
@@ -158,9 +174,10 @@ type Map<K, T> = HashMap<K, Arc<Flight<T>>>;
 const MAPS: usize = 16;
 
 impl<K: Hash + Eq, T> Flights<K, T> {
-    fn new() -> Self {
+    fn new(cache: Option<Box<dyn Recall<K, T>>>) -> Self {
         Self {
             random: RandomState::new(),
+            cache,
             maps: std::array::from_fn(|_| Mutex::default()),
         }
     }
@@ -170,9 +187,20 @@ impl<K: Hash + Eq, T> Flights<K, T> {
         map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No later read joins what is under way now.
+    /// No later read joins what is under way now, or gets what was answered before.
     fn detach(&self, key: &K) {
-        let detached = self.map(key).remove(key);
+        let mut map = self.map(key);
+        let detached = map.remove(key);
+        // Under the lock under which answers are put, so that none comes afterwards.
+        if let Some(cache) = &self.cache {
+            cache.forget(key);
+        }
+        drop(map);
         drop(detached);
+    }
+
+    /// An answer of a moment ago.
+    fn recall(&self, key: &K) -> Option<T> {
+        self.cache.as_ref()?.get(key)
     }
 }

@@ -53,7 +53,9 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let state = match (self.by)(&request) {
+        let sharing = (self.by)(&request);
+        let is_cached = matches!(sharing, Sharing::Cached(_));
+        let state = match sharing {
             Sharing::Alone => State::Alone {
                 call: self.inner.call(request),
                 write: None,
@@ -66,37 +68,61 @@ where
                     write: Some(Write { flights, key }),
                 }
             }
-            Sharing::Read(key) => {
-                let mut map = self.flights.map(&key);
-                let joined = map.get(&key).and_then(|flight| {
-                    let number = flight.join(self.waiters)?;
-                    Some((Arc::clone(flight), number))
-                });
-                let is_first = joined.is_none();
-                let (flight, number) = joined.unwrap_or_else(|| {
-                    let flight = Arc::new(Flight::new());
-                    let number = flight.join(usize::MAX).expect("there is room for one");
-                    map.insert(key.clone(), Arc::clone(&flight));
-                    (flight, number)
-                });
-                drop(map);
-                let flights = Arc::clone(&self.flights);
-                let seat = Seat {
-                    flights,
-                    key,
-                    flight,
-                    number,
-                };
-                if is_first {
-                    seat.flight.begin(|| {
-                        let call = self.inner.call(request);
-                        Box::pin(async move { call.await.map_err(|e| SharedError::of(e.into())) })
-                    });
+            Sharing::Cached(key) | Sharing::Read(key) => {
+                match is_cached.then(|| self.flights.recall(&key)).flatten() {
+                    Some(answer) => State::Known {
+                        answer: Some(answer),
+                    },
+                    None => State::Shared {
+                        seat: self.share(key, is_cached, request),
+                    },
                 }
-                State::Shared { seat }
             }
         };
         CoalesceFuture { state }
+    }
+}
+
+impl<S, F, K, T> Coalesce<S, F, K, T>
+where
+    K: Hash + Eq + Clone,
+    T: Clone,
+{
+    /// A seat in a call of this key: one that is under way, or one that begins with this request.
+    fn share<Req>(&mut self, key: K, is_cached: bool, request: Req) -> Seat<K, T>
+    where
+        S: Service<Req, Response = T, Error: Into<BoxError>, Future: Send + 'static>,
+    {
+        let mut map = self.flights.map(&key);
+        let joined = map.get(&key).and_then(|flight| {
+            let number = flight.join(self.waiters)?;
+            Some((Arc::clone(flight), number))
+        });
+        let is_first = joined.is_none();
+        let (flight, number) = joined.unwrap_or_else(|| {
+            let flight = Arc::new(Flight::new());
+            let number = flight.join(usize::MAX).expect("there is room for one");
+            map.insert(key.clone(), Arc::clone(&flight));
+            (flight, number)
+        });
+        drop(map);
+        if is_cached {
+            flight.remember();
+        }
+        let flights = Arc::clone(&self.flights);
+        let seat = Seat {
+            flights,
+            key,
+            flight,
+            number,
+        };
+        if is_first {
+            seat.flight.begin(|| {
+                let call = self.inner.call(request);
+                Box::pin(async move { call.await.map_err(|e| SharedError::of(e.into())) })
+            });
+        }
+        seat
     }
 }
 
@@ -128,13 +154,22 @@ struct Seat<K: Hash + Eq, T> {
 }
 
 impl<K: Hash + Eq, T> Seat<K, T> {
-    /// Whoever comes from now on begins a new call.
-    fn close(&self) {
+    /// Whoever comes from now on begins a new call, or gets this answer where it is remembered.
+    fn close(&self, answer: Option<&T>) {
         let mut map = self.flights.map(&self.key);
         let is_ours = map
             .get(&self.key)
             .is_some_and(|flight| Arc::ptr_eq(flight, &self.flight));
         let ours = is_ours.then(|| map.remove(&self.key));
+        // A call that a write has overtaken is no longer in the map, and is not remembered.
+        if let (true, true, Some(answer), Some(cache)) = (
+            is_ours,
+            self.flight.is_remembered(),
+            answer,
+            &self.flights.cache,
+        ) {
+            cache.put(&self.key, answer);
+        }
         drop(map);
         drop(ours);
     }
@@ -189,6 +224,7 @@ pin_project! {
     {
         Alone { #[pin] call: Fut, write: Option<Write<K, T>> },
         Shared { seat: Seat<K, T> },
+        Known { answer: Option<T> },
     }
 }
 
@@ -211,8 +247,12 @@ where
             }
             StateProj::Shared { seat } => {
                 let answer = ready!(seat.flight.poll(seat.number, cx));
-                seat.close();
+                seat.close(answer.as_ref().ok());
                 Poll::Ready(answer.map_err(Into::into))
+            }
+            StateProj::Known { answer } => {
+                let answer = answer.take().expect("polled after it was ready");
+                Poll::Ready(Ok(answer))
             }
         }
     }
@@ -223,6 +263,7 @@ impl<Fut, K: Hash + Eq, T> fmt::Debug for CoalesceFuture<Fut, K, T> {
         let state = match &self.state {
             State::Alone { .. } => "alone",
             State::Shared { .. } => "shared",
+            State::Known { .. } => "known",
         };
         f.debug_struct("CoalesceFuture")
             .field("state", &state)

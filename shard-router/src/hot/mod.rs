@@ -1,6 +1,9 @@
 //! Keys that many ask for at once.
 
+mod salt;
 mod sketch;
+
+pub use salt::Salt;
 
 use std::cell::Cell;
 use std::collections::HashMap;
