@@ -118,6 +118,7 @@ mod coalesce;
 #[cfg(feature = "discover")]
 mod discover;
 mod discovered;
+mod ejection;
 mod error;
 mod ewma;
 mod future;
@@ -140,6 +141,7 @@ mod reshard;
 mod router;
 mod service;
 mod shard;
+mod shared;
 mod slot;
 #[cfg(feature = "serde")]
 mod stored;
@@ -148,6 +150,7 @@ mod table;
 mod telemetry;
 mod topology;
 mod validate;
+mod way;
 
 pub use access::{Access, Classify, Position, WritesOnly};
 pub use bulkhead::Bulkhead;
@@ -155,11 +158,11 @@ pub use coalesce::{
     Coalesce, CoalesceFuture, CoalesceLayer, Recall, SharedError, Sharing, ShortCache,
 };
 pub use discovered::Discovered;
+pub use ejection::Ejection;
 pub use error::{BoxError, ConfigError, RouteError};
 pub use future::ResponseFuture;
 pub use gather::{Gathered, Missed, Scatter};
 pub use handle::TopologyHandle;
-pub use health::Ejection;
 pub use holdings::{Holding, Holdings};
 pub use hot::{Heat, HotKey, HotKeys, Salt};
 pub use key::Key;

@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 use crate::access::Classify;
-use crate::future::Way;
+
 use crate::lane::Ticket;
 use crate::locate::Locate;
+use crate::way::Way;
 use crate::{BoxError, ResponseFuture, RouteError, ShardRouter, telemetry};
 
 impl<S, K, A, Req> Service<Req> for ShardRouter<S, K, A>
