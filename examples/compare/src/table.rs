@@ -18,6 +18,7 @@ const NOTES: &[&str] = &[
     "ratelimit/redis-strict: the peers' script is a two-bucket counter by the server's clock.",
     "retry: backon is not a layer, and it and tower-retry have no budget.",
     "shard-router/lookup: keys are fetched from a million strings; rings have 100 points a node.",
+    "shard-router/layer: of a router that threads share; tower-steer is no Clone, so each thread has its own.",
     "shard-router/plan-add-one: hashring makes the new ring, and does not say which keys move.",
 ];
 

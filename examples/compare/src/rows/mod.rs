@@ -171,6 +171,11 @@ pub(crate) const ALL: &[Entry] = &[
         measure: |entry| shard_router::lookup(entry, 1_000),
     },
     Entry {
+        name: "shard-router/lookup-2-threads/50",
+        peers: &["hash-only"],
+        measure: |entry| shard_router::lookup_at_once(entry, 50, 2),
+    },
+    Entry {
         name: "shard-router/plan-add-one/50",
         peers: &["hashring"],
         measure: |entry| shard_router::plan_add_one(entry, 50),
@@ -178,7 +183,12 @@ pub(crate) const ALL: &[Entry] = &[
     Entry {
         name: "shard-router/layer/50",
         peers: &["tower-steer"],
-        measure: |entry| shard_router::layer(entry, 50),
+        measure: |entry| shard_router::layer(entry, 50, 1),
+    },
+    Entry {
+        name: "shard-router/layer-2-threads/50",
+        peers: &["tower-steer"],
+        measure: |entry| shard_router::layer(entry, 50, 2),
     },
     Entry {
         name: "shard-router/hot-keys/record",

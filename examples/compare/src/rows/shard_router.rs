@@ -15,9 +15,9 @@ use tower::steer::Steer;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Entry;
-use crate::drive::{allocations, call, in_turn};
+use crate::drive::{allocations, at_once, call, in_turn};
 use crate::keys::{MANY, zipf_many};
-use crate::measure::{Contest, Row, Unit};
+use crate::measure::{Contest, Lane, Row, Unit};
 
 /// Points of a node on a ring: the usual number.
 const POINTS: usize = 100;
@@ -100,6 +100,31 @@ pub(super) fn lookup(entry: &Entry, shards: usize) -> Vec<Row> {
         .run()
 }
 
+/// The same from several threads at once, by the topology that all of them share.
+pub(super) fn lookup_at_once(entry: &Entry, shards: usize, threads: u64) -> Vec<Row> {
+    let tenants = tenants();
+    let draws = zipf_many();
+    let key = |number: u64| black_box(tenants[draws.at(number)].as_str());
+    let topology = topology(shards);
+    // Each with keys of its own.
+    let apart = |thread: u64| thread << 19;
+    let ours = |thread| {
+        let topology = &topology;
+        move |number: u64| {
+            black_box(topology.shard_of(key(number + apart(thread))));
+        }
+    };
+    let hash_only = |thread| {
+        move |number: u64| {
+            black_box(xxh3_64(key(number + apart(thread)).as_bytes()));
+        }
+    };
+    Contest::new(entry, Unit::Nanos, from(threads, ours))
+        .peer("hash-only", from(threads, hash_only))
+        .allocs(allocations(ours(0), |_| ()))
+        .run()
+}
+
 /// From the topology in force to one with a shard more; ours says what moves as well.
 pub(super) fn plan_add_one(entry: &Entry, shards: usize) -> Vec<Row> {
     let topology = topology(shards);
@@ -162,12 +187,13 @@ impl Service<Query<'_>> for Answers {
     }
 }
 
-/// A request to the shard of its key.
-pub(super) fn layer(entry: &Entry, shards: usize) -> Vec<Row> {
+/// A request to the shard of its key, from so many threads at once that share a router.
+pub(super) fn layer(entry: &Entry, shards: usize, threads: u64) -> Vec<Row> {
     let tenants = tenants();
     let draws = zipf_many();
-    let query = |number| Query {
-        tenant: &tenants[draws.at(number)],
+    // Each with keys of its own.
+    let query = |thread: u64, number: u64| Query {
+        tenant: &tenants[draws.at(number + (thread << 19))],
     };
     let mut next = 0;
     let router = ShardRouter::new(topology(shards), move |_: &Endpoint| {
@@ -175,30 +201,42 @@ pub(super) fn layer(entry: &Entry, shards: usize) -> Vec<Row> {
         Answers(next)
     })
     .key(|query: &Query<'_>| query.tenant.into());
-    let steer = Steer::new(
-        (0..shards).map(Answers),
-        |query: &Query<'_>, shards: &[Answers]| {
-            (xxh3_64(query.tenant.as_bytes()) % shards.len() as u64) as usize
-        },
-    );
 
-    let mut ours = router.clone();
-    let mut ours = move |number| {
-        black_box(call(&mut ours, query(number)));
+    let ours = |thread| {
+        let mut ours = router.clone();
+        move |number| {
+            black_box(call(&mut ours, query(thread, number)));
+        }
     };
-    let mut theirs = steer;
-    let bare = |number| {
-        black_box(call(&mut Answers(0), query(number)));
+    // It is no `Clone`: each thread has one of its own.
+    let theirs = |thread| {
+        let mut theirs = Steer::new(
+            (0..shards).map(Answers),
+            |query: &Query<'_>, shards: &[Answers]| {
+                (xxh3_64(query.tenant.as_bytes()) % shards.len() as u64) as usize
+            },
+        );
+        move |number| {
+            black_box(call(&mut theirs, query(thread, number)));
+        }
     };
-    let allocs = allocations(&mut ours, bare);
-    Contest::new(entry, Unit::Nanos, in_turn(ours))
-        .bare(in_turn(bare))
-        .peer(
-            "tower-steer",
-            in_turn(|number| {
-                black_box(call(&mut theirs, query(number)));
-            }),
-        )
+    let bare = |thread| {
+        move |number| {
+            black_box(call(&mut Answers(0), query(thread, number)));
+        }
+    };
+    let allocs = allocations(ours(0), bare(0));
+    Contest::new(entry, Unit::Nanos, from(threads, ours))
+        .bare(from(threads, bare))
+        .peer("tower-steer", from(threads, theirs))
         .allocs(allocs)
         .run()
+}
+
+/// From this thread, or from others at the same time.
+fn from<'a, C: FnMut(u64) + Send + 'a>(threads: u64, caller: impl Fn(u64) -> C) -> Lane<'a> {
+    match threads {
+        1 => in_turn(caller(0)),
+        _ => at_once((0..threads).map(caller).collect()),
+    }
 }

@@ -73,8 +73,10 @@ const PROMISED: &[(&str, &[&str])] = &[
             "jumphash",
         ],
     ),
+    ("shard-router/lookup-2-threads/50", &["hash-only"]),
     ("shard-router/plan-add-one/50", &["hashring"]),
     ("shard-router/layer/50", &["tower-steer"]),
+    ("shard-router/layer-2-threads/50", &["tower-steer"]),
     ("shard-router/hot-keys/record", &["hash-only"]),
 ];
 
