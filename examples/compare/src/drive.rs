@@ -119,6 +119,20 @@ where
     })
 }
 
+/// As [`tasks`] does, for calls that wait for long: never fewer than all tasks make at once, twice over, or a short slice would
+/// show how long one waits and not how many are done.
+pub(crate) fn tasks_that_wait<'a, C, F>(runtime: &'a Runtime, call: C) -> Lane<'a>
+where
+    C: Fn(u64) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
+    let mut lane = tasks(runtime, call);
+    Lane::new(move |calls| {
+        let made = calls.max(2 * TASKS as u64);
+        lane.run(made).mul_f64(calls as f64 / made as f64)
+    })
+}
+
 /// As [`tasks`] does, [`TASKS`] calls for each that is asked for; the time is not theirs but what 99 of 100 of them
 /// waited at most.
 pub(crate) fn tasks_p99<'a, C, F>(runtime: &'a Runtime, call: C) -> Lane<'a>

@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Entry;
-use crate::drive::{allocations, call, in_turn, runtime, tasks};
+use crate::drive::{allocations, call, in_turn, runtime, tasks, tasks_that_wait};
 use crate::measure::{Contest, Row, Unit};
 
 struct Message {
@@ -262,7 +262,7 @@ pub(super) fn kafka_write(entry: &Entry) -> Vec<Row> {
             black_box(sent.expect("the brokers have room"));
         }
     };
-    Contest::new(entry, Unit::PerSecond, tasks(&runtime, ours))
-        .peer("produce-json", tasks(&runtime, theirs))
+    Contest::new(entry, Unit::PerSecond, tasks_that_wait(&runtime, ours))
+        .peer("produce-json", tasks_that_wait(&runtime, theirs))
         .run()
 }
