@@ -27,7 +27,7 @@ impl<S: Source> Leased<RedisStore<S>> {
         let hash = table.hash(charge.key);
         let stepped = {
             let mut shard = table.shard(hash);
-            let new = || KeyLease::new(charge.terms, now);
+            let new = |before| KeyLease::new(charge.terms, before);
             let time = time_of(charge.terms);
             let key = table.known(&mut shard, hash, now, time, new);
             key.map(|key| key.step(now, charge.terms, charge.cost))
@@ -79,7 +79,7 @@ impl<S: Source> Leased<RedisStore<S>> {
             let hash = table.hash(charge.key);
             let stepped = {
                 let mut shard = table.shard(hash);
-                let new = || KeyLease::new(charge.terms, now);
+                let new = |before| KeyLease::new(charge.terms, before);
                 let time = time_of(charge.terms);
                 let key = table.known(&mut shard, hash, now, time, new);
                 key.map(|key| key.step(now, charge.terms, charge.cost))

@@ -10,7 +10,7 @@ const LARGEST_PART: u32 = 16;
 const SHORTEST: u64 = 10_000;
 /// The longest that a lease lasts, in microseconds.
 pub(super) const LONGEST: u64 = 4_000_000;
-/// Requests of a key in close succession before it is worth a lease.
+/// Requests to be expected of a key while a lease lasts, for it to be worth one.
 const WORTH: u32 = 4;
 
 /// How long a lease of a rule lasts: one bucket at most, as more would be charged too far ahead.
@@ -42,8 +42,6 @@ pub(super) struct KeyLease {
     asking: bool,
     /// When it was last asked about.
     seen: u64,
-    /// How many requests came in close succession.
-    row: u32,
     /// Units asked for since `since`, by which the next lease is sized.
     wanted: u64,
     since: u64,
@@ -72,13 +70,13 @@ pub(super) enum Step {
 }
 
 impl KeyLease {
+    /// Of a key that was last asked about then.
     pub(super) const fn new(terms: Terms, now: u64) -> Self {
         Self {
             terms,
             lease: None,
             asking: false,
             seen: now,
-            row: 0,
             wanted: 0,
             since: now,
             denied: None,
@@ -100,9 +98,8 @@ impl KeyLease {
         let (quiet, time) = (now.saturating_sub(self.seen), time_of(terms));
         self.seen = now;
         if quiet > time / 2 {
-            (self.row, self.wanted, self.since) = (0, 0, now);
+            (self.wanted, self.since) = (0, now);
         }
-        self.row = self.row.saturating_add(1);
         self.wanted += u64::from(cost);
         if let Some(denied) = self.denied {
             if now >= denied.until {
@@ -127,18 +124,18 @@ impl KeyLease {
         if self.asking {
             return (Step::Ask(None), back);
         }
-        if self.row < WORTH || time < SHORTEST {
+        if quiet > time / 2 || time < SHORTEST {
             return (Step::Ask(None), back);
         }
-        let units = self.size(now, time);
+        let units = self.size(now, time, cost);
         self.asking = units > 0;
-        let ask = (units > 0).then_some(LeaseAsk { units, time });
+        let ask = self.asking.then_some(LeaseAsk { units, time });
         (Step::Ask(ask), back)
     }
 
     /// What the key will ask for while a lease lasts, as it has asked lately. Rounded up to powers of two: the
     /// server takes those of one size together.
-    fn size(&mut self, now: u64, time: u64) -> u32 {
+    fn size(&mut self, now: u64, time: u64, cost: u32) -> u32 {
         let elapsed = now.saturating_sub(self.since).max(time / 64);
         let expected = u128::from(self.wanted) * u128::from(time) / u128::from(elapsed.max(1));
         if elapsed > time {
@@ -147,6 +144,9 @@ impl KeyLease {
         }
         let most = self.terms.limit / LARGEST_PART;
         let expected = u32::try_from(expected).unwrap_or(u32::MAX);
+        if expected / WORTH < cost {
+            return 0;
+        }
         match expected.checked_next_power_of_two() {
             Some(units) if units <= most => units,
             _ => most,

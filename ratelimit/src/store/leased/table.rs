@@ -65,20 +65,21 @@ impl Table {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key, if it is known. It becomes so when it comes by again within a quarter of a lease of this length: of
-    /// most keys of a crowd nothing is worth to be known.
+    /// The key, if it is known. It becomes so when it comes by again within an eighth of a lease of this length: of
+    /// most keys of a crowd nothing is worth to be known. `new` is told when it came before.
     pub(super) fn known<'a>(
         &self,
         shard: &'a mut Shard,
         hash: u128,
         now: u64,
         time: u64,
-        new: impl FnOnce() -> KeyLease,
+        new: impl FnOnce(u64) -> KeyLease,
     ) -> Option<&'a mut KeyLease> {
-        if !shard.keys.contains_key(&hash) && !shard.comes_again(hash, now, time / 4) {
-            return None;
-        }
-        self.make_known(shard, hash, now, new)
+        let before = match shard.keys.contains_key(&hash) {
+            true => now,
+            false => shard.came_shortly_before(hash, now, time / 8)?,
+        };
+        self.make_known(shard, hash, now, || new(before))
     }
 
     /// The key, made known if there is room for it.
@@ -104,12 +105,13 @@ impl Table {
 }
 
 impl Shard {
-    /// Whether a key was here shortly before; notes that it is here.
-    fn comes_again(&mut self, hash: u128, now: u64, shortly: u64) -> bool {
+    /// When a key was here, if shortly before; notes that it is here.
+    fn came_shortly_before(&mut self, hash: u128, now: u64, shortly: u64) -> Option<u64> {
         let (half, moment) = ((hash >> 32) as u32, (now >> 10) as u32);
         let noted = &mut self.passing[hash as usize % PASSING];
         let (other, before) = std::mem::replace(noted, (half, moment));
-        other == half && u64::from(moment.wrapping_sub(before)) << 10 <= shortly
+        let since = u64::from(moment.wrapping_sub(before)) << 10;
+        (other == half && since <= shortly).then(|| now.saturating_sub(since))
     }
 
     pub(super) fn get(&mut self, hash: u128) -> Option<&mut KeyLease> {
