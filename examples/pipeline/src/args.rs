@@ -8,7 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// The full pipeline in one program: API, log, workers, shards, caches, load and accounting.
 #[derive(Debug, Parser)]
-#[command(name = "pipeline", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "pipeline",
+    version,
+    args_conflicts_with_subcommands = true,
+    args_override_self = true
+)]
 pub struct Cli {
     /// What to do; the demo if nothing is said.
     #[command(subcommand)]
@@ -23,17 +28,39 @@ pub struct Cli {
 pub enum Command {
     /// Run everything under load for a while, then report and close the accounting.
     Demo(DemoArgs),
-    /// Serve real clients until Ctrl-C.
+    /// Serve real clients and apply their orders, until Ctrl-C.
     Serve(ServeArgs),
+    /// Serve real clients; workers elsewhere apply their orders. Needs services.
+    Api(ApiArgs),
+    /// Apply what is in the log, as one of several. Needs services.
+    Worker(WorkerArgs),
     /// Send load to a server, and keep a record of every answer.
     Load(LoadArgs),
     /// Compare such a record with a data directory that nobody has open: is anything lost, or there twice?
     Check(CheckArgs),
 }
 
+/// Where the settings come from, and where the services are.
+#[derive(Clone, Debug, Args)]
+pub struct CommonArgs {
+    /// A TOML file of settings by the names of the flags. Flags win, then variables named `PIPELINE_...`, then the
+    /// file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the settings and where each comes from, with secrets hidden, and do nothing.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
 /// Settings of `pipeline demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// A TOML file that says where Redis, Kafka and PostgreSQL are, to run on them.
+    #[arg(long, value_name = "FILE")]
+    pub services: Option<PathBuf>,
     /// How long to send requests, in seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub seconds: Duration,
@@ -58,7 +85,7 @@ pub struct DemoArgs {
     /// Retry waits are 1, 2, 4 ... 300 s times this.
     #[arg(long, default_value = "0.01", value_parser = scale)]
     pub retry_scale: f64,
-    /// Shards; must divide the 100 partitions.
+    /// Shards; must divide the 100 partitions. On services there are as many as their file says.
     #[arg(long, default_value_t = 10, value_parser = shards)]
     pub shards: u16,
 }
@@ -66,15 +93,82 @@ pub struct DemoArgs {
 /// Settings of `pipeline serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Its limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// How its workers go about it.
+    #[command(flatten)]
+    pub work: WorkArgs,
+    /// The data directory; made if it is not there.
+    #[arg(
+        long,
+        default_value = "pipeline-data",
+        value_name = "DIR",
+        conflicts_with = "services"
+    )]
+    pub data: PathBuf,
+    /// Shards; must divide the 100 partitions. Fixed when the data directory is made.
+    #[arg(long, value_parser = shards, conflicts_with = "services")]
+    pub shards: Option<u16>,
+    /// A TOML file that says where Redis, Kafka and PostgreSQL are, to run on them instead of a data directory.
+    #[arg(long, value_name = "FILE")]
+    pub services: Option<PathBuf>,
+}
+
+/// Settings of `pipeline api`.
+#[derive(Clone, Debug, Args)]
+pub struct ApiArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Its limits.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// A TOML file that says where Redis, Kafka and PostgreSQL are.
+    #[arg(long, value_name = "FILE")]
+    pub services: PathBuf,
+}
+
+/// Settings of `pipeline worker`.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Where to listen: for health and figures only.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// How its workers go about it.
+    #[command(flatten)]
+    pub work: WorkArgs,
+    /// A TOML file that says where Redis, Kafka and PostgreSQL are.
+    #[arg(long, value_name = "FILE")]
+    pub services: PathBuf,
+}
+
+/// Where a process listens, and how it ends.
+#[derive(Clone, Debug, Args)]
+pub struct ListenArgs {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// The data directory; made if it is not there.
-    #[arg(long, default_value = "pipeline-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Shards; must divide the 100 partitions. Fixed when the data directory is made.
-    #[arg(long, value_parser = shards)]
-    pub shards: Option<u16>,
+    /// How long to finish what was begun after Ctrl-C, in seconds.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub drain: Duration,
+}
+
+/// The limits of an API.
+#[derive(Clone, Debug, Args)]
+pub struct LimitArgs {
     /// Requests a minute for each user.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub user_limit: u32,
@@ -87,18 +181,23 @@ pub struct ServeArgs {
     /// Proxies in front that add to X-Forwarded-For.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub proxies: u8,
+}
+
+/// How workers go about it.
+#[derive(Clone, Debug, Args)]
+pub struct WorkArgs {
     /// Retry waits are 1, 2, 4 ... 300 s times this.
     #[arg(long, default_value = "1", value_parser = scale)]
     pub retry_scale: f64,
-    /// How long to finish what was begun after Ctrl-C, in seconds.
-    #[arg(long, default_value = "30", value_parser = seconds)]
-    pub drain: Duration,
 }
 
 /// Settings of `pipeline load`. The server has to run with `--proxies 1`: the load names its clients' addresses
 /// as a load balancer would.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// The server.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub target: SocketAddr,
@@ -132,12 +231,23 @@ pub struct LoadArgs {
 /// Settings of `pipeline check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// The record that `pipeline load` kept.
     #[arg(long, value_name = "FILE")]
     pub log: PathBuf,
     /// The data directory of the server.
-    #[arg(long, default_value = "pipeline-data", value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "pipeline-data",
+        value_name = "DIR",
+        conflicts_with = "services"
+    )]
     pub data: PathBuf,
+    /// A TOML file that says where the services of the server are, where it ran on such.
+    #[arg(long, value_name = "FILE")]
+    pub services: Option<PathBuf>,
     /// Write the accounting as JSON to this file as well.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

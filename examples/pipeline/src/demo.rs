@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -36,89 +37,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
             std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))
         })
         .transpose()?;
-    let directory = tempfile::tempdir().context("no temporary directory")?;
-    let path = directory.path().join("data");
-    let settings = DataSettings {
-        partitions: Some(PARTITIONS),
-        shards: Some(args.shards),
-        ..DataSettings::default()
+    let report = match &args.services {
+        Some(services) => on_services(args, services)?,
+        None => embedded(args)?,
     };
-    let data = Data::open_or_create(&path, settings)?;
-    let app = App::start(
-        data,
-        Runtimes::new()?,
-        Config {
-            role: Role::Both,
-            listen: ([127, 0, 0, 1], 0).into(),
-            // The load stands where the load balancer would.
-            limits: Limits {
-                proxies: 1,
-                ..Limits::default()
-            },
-            retry_scale: args.retry_scale,
-            faults: Faults::with_chance(args.faults),
-            workers: WorkerSettings::default(),
-            metrics: crate::telemetry::metrics()?,
-        },
-    )?;
-    let load = Load {
-        server: app.address,
-        rate: args.rate,
-        duration: args.seconds,
-        connections: args.connections.into(),
-        users: USERS,
-        products: PRODUCTS as usize,
-        mix: Mix {
-            writes: args.writes,
-            ..Mix::default()
-        },
-        seed: args.seed,
-    };
-    println!(
-        "pipeline on http://{}: {} requests/s for {} s, {} partitions, {} shards, data in a temporary directory",
-        app.address,
-        args.rate,
-        args.seconds.as_secs_f64(),
-        PARTITIONS,
-        args.shards
-    );
-    let run = Run::new(&load, None);
-    let loader = runtime("load", 1)?;
-    let start = Instant::now();
-    loader.block_on(async {
-        let driver = tokio::spawn({
-            let (run, load) = (run.clone(), load.clone());
-            async move { run.drive(&load).await }
-        });
-        watch(&app, &run, driver).await
-    })?;
-    let loaded = start.elapsed();
-    loader.block_on(drain(&app));
-    let drained = start.elapsed();
-    let cpu = cpu::by_stage();
-    let figures = Figures::of(&app);
-    if !app.stop(DRAIN) {
-        tracing::error!("the pipeline did not finish what it had accepted");
-    }
-    drop(loader);
-
-    // The other side of the books is read from disk again, as a later run would find it.
-    let data = Data::open_or_create(&path, settings).context("the data cannot be opened again")?;
-    let books = runtime("checker", 1)?.block_on(Books::read(&**data.log(), data.shards()))?;
-    data.close();
-    let report = run.look(|ledger, sent| {
-        Ran {
-            args,
-            ledger,
-            sent,
-            books: &books,
-            figures: &figures,
-            cpu: &cpu,
-            loaded,
-            drained,
-        }
-        .report()
-    });
     println!("{report}");
     if let Some(file) = report_file {
         let mut file = std::io::BufWriter::new(file);
@@ -129,6 +51,62 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<bool> {
             .context("the report could not be written")?;
     }
     Ok(report.accounting.closed)
+}
+
+fn embedded(args: &DemoArgs) -> anyhow::Result<Report> {
+    let directory = tempfile::tempdir().context("no temporary directory")?;
+    let path = directory.path().join("data");
+    let settings = DataSettings {
+        partitions: Some(PARTITIONS),
+        shards: Some(args.shards),
+        ..DataSettings::default()
+    };
+    let data = Data::open_or_create(&path, settings)?;
+    let ran = Ran::on(
+        args,
+        data,
+        Runtimes::new()?,
+        WorkerSettings::default(),
+        "data in a temporary directory",
+    )?;
+    // The other side of the books is read from disk again, as a later run would find it.
+    let data = Data::open_or_create(&path, settings).context("the data cannot be opened again")?;
+    let books = runtime("checker", 1)?.block_on(Books::read(&**data.log(), data.shards()))?;
+    drop(data);
+    Ok(ran.report(&books))
+}
+
+/// A topic of its own, and tables of its own beside whatever the shards hold; both are gone afterwards if the
+/// accounting closes.
+#[cfg(feature = "services")]
+fn on_services(args: &DemoArgs, services: &Path) -> anyhow::Result<Report> {
+    use crate::log::kafka::Reading;
+    use crate::services::{Places, Services};
+
+    let mut places = Places::read(services)?;
+    places.kafka.topic = format!("demo_{:012x}", fastrand::u64(..1 << 48));
+    let runtimes = Runtimes::new()?;
+    let connected = runtimes
+        .shared()
+        .block_on(Services::connect(&places, Reading::Share))?;
+    let place = format!("services of {}", services.display());
+    let ran = Ran::on(args, connected, runtimes, WorkerSettings::remote(), &place)?;
+    // The other side of the books is read by someone else, and everything of it.
+    runtime("checker", 1)?.block_on(async {
+        let there = Services::connect(&places, Reading::All).await?;
+        let books = Books::read(&**there.log(), there.shards()).await?;
+        let report = ran.report(&books);
+        if report.accounting.closed {
+            there.remove(&places).await?;
+        }
+        there.close().await;
+        Ok(report)
+    })
+}
+
+#[cfg(not(feature = "services"))]
+fn on_services(_: &DemoArgs, _: &Path) -> anyhow::Result<Report> {
+    anyhow::bail!("{}", crate::services::NOT_BUILT)
 }
 
 /// Shows how it goes, once a second, until the load is through.
@@ -227,28 +205,101 @@ impl Figures {
     }
 }
 
-/// Everything that a finished run left behind.
+/// Everything that a finished run left behind, but for the books.
 struct Ran<'a> {
     args: &'a DemoArgs,
-    ledger: &'a Ledger,
-    sent: &'a Sent,
-    books: &'a Books,
-    figures: &'a Figures,
-    cpu: &'a BTreeMap<&'static str, Duration>,
+    run: Run,
+    shards: u16,
+    figures: Figures,
+    cpu: BTreeMap<&'static str, Duration>,
     loaded: Duration,
     drained: Duration,
 }
 
-impl Ran<'_> {
-    fn report(&self) -> Report {
-        let Self {
+impl<'a> Ran<'a> {
+    /// Runs the pipeline under load, lets it finish what it accepted, and stops it.
+    fn on<B: Backend>(
+        args: &'a DemoArgs,
+        backend: B,
+        runtimes: Runtimes,
+        workers: WorkerSettings,
+        place: &str,
+    ) -> anyhow::Result<Self> {
+        let shards = u16::try_from(backend.shards().len()).context("too many shards")?;
+        let app = App::start(
+            backend,
+            runtimes,
+            Config {
+                role: Role::Both,
+                listen: ([127, 0, 0, 1], 0).into(),
+                // The load stands where the load balancer would.
+                limits: Limits {
+                    proxies: 1,
+                    ..Limits::default()
+                },
+                retry_scale: args.retry_scale,
+                faults: Faults::with_chance(args.faults),
+                workers,
+                metrics: crate::telemetry::metrics()?,
+            },
+        )?;
+        let load = Load {
+            server: app.address,
+            rate: args.rate,
+            duration: args.seconds,
+            connections: args.connections.into(),
+            users: USERS,
+            products: PRODUCTS as usize,
+            mix: Mix {
+                writes: args.writes,
+                ..Mix::default()
+            },
+            seed: args.seed,
+        };
+        println!(
+            "pipeline on http://{}: {} requests/s for {} s, {PARTITIONS} partitions, {shards} shards, {place}",
+            app.address,
+            args.rate,
+            args.seconds.as_secs_f64(),
+        );
+        let run = Run::new(&load, None);
+        let loader = runtime("load", 1)?;
+        let start = Instant::now();
+        loader.block_on(async {
+            let driver = tokio::spawn({
+                let (run, load) = (run.clone(), load.clone());
+                async move { run.drive(&load).await }
+            });
+            watch(&app, &run, driver).await
+        })?;
+        let loaded = start.elapsed();
+        loader.block_on(drain(&app));
+        let drained = start.elapsed();
+        let cpu = cpu::by_stage();
+        let figures = Figures::of(&app);
+        if !app.stop(DRAIN) {
+            tracing::error!("the pipeline did not finish what it had accepted");
+        }
+        drop(loader);
+        Ok(Self {
             args,
-            ledger,
-            sent,
+            run,
+            shards,
             figures,
-            ..
-        } = self;
-        let accounting = Accounting::of(ledger, self.books);
+            cpu,
+            loaded,
+            drained,
+        })
+    }
+
+    fn report(&self, books: &Books) -> Report {
+        self.run
+            .look(|ledger, sent| self.report_of(ledger, sent, books))
+    }
+
+    fn report_of(&self, ledger: &Ledger, sent: &Sent, books: &Books) -> Report {
+        let Self { args, figures, .. } = self;
+        let accounting = Accounting::of(ledger, books);
         let mut requests: BTreeMap<String, BTreeMap<u16, u64>> = BTreeMap::new();
         for ((kind, status), n) in &sent.statuses {
             requests
@@ -257,7 +308,7 @@ impl Ran<'_> {
                 .insert(*status, *n);
         }
         let mut dead_letters = BTreeMap::new();
-        for letter in self.books.shards.iter().flat_map(|shard| &shard.letters) {
+        for letter in books.shards.iter().flat_map(|shard| &shard.letters) {
             *dead_letters.entry(letter.class.clone()).or_default() += 1;
         }
         Report {
@@ -268,7 +319,7 @@ impl Ran<'_> {
                 requests_per_s: sent.answered() as f64 / self.loaded.as_secs_f64(),
                 writes_applied_per_s: accounting.applied as f64 / self.drained.as_secs_f64(),
             },
-            stages: self.stages(&accounting),
+            stages: self.stages(sent.answered(), &accounting),
             accounting,
             cache: CacheFigures {
                 hit_rate: figures.hit_rate(),
@@ -283,15 +334,14 @@ impl Ran<'_> {
             settings: Settings {
                 seconds: args.seconds.as_secs_f64(),
                 rate: args.rate,
-                shards: args.shards,
+                shards: self.shards,
                 partitions: PARTITIONS,
                 seed: args.seed,
             },
         }
     }
 
-    fn stages(&self, accounting: &Accounting) -> BTreeMap<String, StageFigures> {
-        let answered = self.sent.answered();
+    fn stages(&self, answered: u64, accounting: &Accounting) -> BTreeMap<String, StageFigures> {
         let decided = accounting.applied + accounting.dead_lettered;
         let stage = |name: &str, units, unit| {
             let cpu = self.cpu.get(name).copied().unwrap_or_default();

@@ -17,6 +17,8 @@ pub mod order;
 pub mod outside;
 pub mod report;
 pub mod serve;
+pub mod services;
+pub mod settings;
 pub mod shard;
 pub mod shards;
 mod sqlite;

@@ -2,18 +2,19 @@
 
 use std::process::ExitCode;
 
-use pipeline::args::{Cli, Command, one_line};
+use pipeline::args::Command;
+use pipeline::settings::{self, Asked};
 use pipeline::{chaos, demo, outside, serve, telemetry};
 
 fn main() -> ExitCode {
-    let cli = match Cli::read(std::env::args_os()) {
-        Ok(cli) => cli,
-        Err(asked) if !asked.use_stderr() => {
-            print!("{asked}");
+    let cli = match settings::read(std::env::args_os(), std::env::vars_os()) {
+        Ok(Asked::Run(cli)) => cli,
+        Ok(Asked::Say(said)) => {
+            print!("{said}");
             return ExitCode::SUCCESS;
         }
         Err(wrong) => {
-            eprintln!("pipeline: {}", one_line(&wrong));
+            eprintln!("pipeline: {wrong}");
             return ExitCode::from(2);
         }
     };
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Demo(cli.demo)) {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Api(args) => serve::api(&args),
+        Command::Worker(args) => serve::worker(&args),
         Command::Load(args) => outside::load(&args),
         Command::Check(args) => outside::check(&args),
     };

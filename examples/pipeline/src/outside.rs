@@ -1,6 +1,7 @@
 //! The checker that stands outside: it sends load, keeps its own record of what it was told, and later compares
 //! that with what lies on the disk.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -64,17 +65,14 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Compares a record with a data directory. Answers whether the accounting closes.
+/// Compares a record with a data directory, or with what services hold. Answers whether the accounting closes.
 pub fn check(args: &CheckArgs) -> anyhow::Result<bool> {
     let ledger =
         read_ledger(&args.log).with_context(|| format!("cannot read {}", args.log.display()))?;
-    if !args.data.join("meta.json").exists() {
-        // Opening would make one.
-        bail!("{} is no data directory", args.data.display());
-    }
-    let data = Data::open_or_create(&args.data, Settings::default())?;
-    let books = runtime("checker", 1)?.block_on(Books::read(&**data.log(), data.shards()))?;
-    data.close();
+    let books = match &args.services {
+        Some(services) => books_of_services(services)?,
+        None => books_of_data(&args.data)?,
+    };
     let accounting = Accounting::of(&ledger, &books);
     print!("{accounting}");
     if let Some(path) = &args.report {
@@ -82,4 +80,33 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<bool> {
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(accounting.closed)
+}
+
+fn books_of_data(directory: &Path) -> anyhow::Result<Books> {
+    if !directory.join("meta.json").exists() {
+        // Opening would make one.
+        bail!("{} is no data directory", directory.display());
+    }
+    let data = Data::open_or_create(directory, Settings::default())?;
+    runtime("checker", 1)?.block_on(Books::read(&**data.log(), data.shards()))
+}
+
+#[cfg(feature = "services")]
+fn books_of_services(services: &Path) -> anyhow::Result<Books> {
+    use crate::backend::Backend;
+    use crate::log::kafka::Reading;
+    use crate::services::{Places, Services};
+
+    let places = Places::read(services)?;
+    runtime("checker", 1)?.block_on(async {
+        let there = Services::connect(&places, Reading::All).await?;
+        let books = Books::read(&**there.log(), there.shards()).await;
+        there.close().await;
+        books
+    })
+}
+
+#[cfg(not(feature = "services"))]
+fn books_of_services(_: &Path) -> anyhow::Result<Books> {
+    bail!("{}", crate::services::NOT_BUILT)
 }

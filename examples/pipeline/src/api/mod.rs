@@ -23,7 +23,7 @@ use http::request::Parts;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use seawall_idempotency::{
-    Fingerprint, Http, IdempotencyLayer, InFlight, Key, Scoped, Store as Records,
+    Abandoned, Fingerprint, Http, IdempotencyLayer, InFlight, Key, Scoped, Store as Records,
 };
 use seawall_ratelimit::{ClientIp, Quota, RateLimitLayer, Rule, Store as Windows};
 use seawall_shard_router::TopologyHandle;
@@ -114,6 +114,8 @@ pub fn keys<R: Records>(records: R, keep_for: Duration) -> Keys<R> {
         .require_key()
         .bare_keys()
         .keep_for(keep_for)
+        // A repeat is the same operation, which counts once however often it is in the log.
+        .abandoned(Abandoned::Reexecute)
         .in_flight(InFlight::Wait(Duration::from_secs(5)))
 }
 

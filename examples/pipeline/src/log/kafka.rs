@@ -136,6 +136,15 @@ impl KafkaLog {
         }
     }
 
+    /// Removes the topic and everything in it.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers do not.
+    pub async fn remove(&self, settings: &Settings) -> Result<(), String> {
+        topic::remove(&common(settings), &self.topic).await
+    }
+
     fn consumer(&self) -> Result<&Consumer, ReadError> {
         self.consumer
             .as_ref()

@@ -51,6 +51,8 @@ pub struct Place {
     pub name: String,
     /// Its servers: the primary and its replicas, in any order. Who is the primary is asked of them.
     pub servers: Vec<Config>,
+    /// The schema of its tables: small letters, digits and `_`.
+    pub schema: String,
 }
 
 /// Which shard, of how many, of which log, under how many partitions.
@@ -72,6 +74,7 @@ pub struct PostgresShard {
 
 struct Inner {
     name: String,
+    schema: String,
     log: LogId,
     writers: Pool<Connector>,
     readers: Pool<Connector>,
@@ -88,7 +91,7 @@ impl PostgresShard {
     /// [`SetupError`], when no primary answers or the database is another shard's.
     pub async fn open(place: Place, identity: Identity) -> Result<Self, SetupError> {
         let connector = |want| Connector::new(&place, want);
-        schema::set_up(&connector(Want::Primary), identity).await?;
+        schema::set_up(&connector(Want::Primary), &place.schema, identity).await?;
         let pool = |want, size| {
             Pool::builder()
                 .max_size(size)
@@ -102,6 +105,7 @@ impl PostgresShard {
         Ok(Self {
             inner: Arc::new(Inner {
                 name: place.name.clone(),
+                schema: place.schema.clone(),
                 log: identity.log,
                 writers: pool(Want::Primary, WRITERS),
                 readers: pool(Want::Primary, READERS),
@@ -109,6 +113,21 @@ impl PostgresShard {
                 known: Mutex::default(),
             }),
         })
+    }
+
+    /// Removes all its tables and what is in them.
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub async fn remove(&self) -> Result<(), ShardError> {
+        let drop = format!("DROP SCHEMA {} CASCADE", self.inner.schema);
+        self.on(
+            |inner| &inner.writers,
+            TRANSACTION,
+            move |_, db| async move { Ok(db.client.batch_execute(&drop).await?) },
+        )
+        .await
     }
 
     /// Runs something on a connection in a task of its own, within a time. A connection on which it did not end well

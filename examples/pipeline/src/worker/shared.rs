@@ -149,6 +149,16 @@ impl<L: Log> Shared<L> {
     }
 }
 
+impl WorkerSettings {
+    /// For shards that are a network away: a transaction costs them as much for a few rows as for a hundred.
+    pub fn remote() -> Self {
+        Self {
+            linger: Duration::from_millis(250),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for WorkerSettings {
     fn default() -> Self {
         Self {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod directory;
+mod homes;
 mod log;
 mod properties;
 mod shard;

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use pipeline::log::{Log, LogId, Position};
+use pipeline::log::Position;
 use pipeline::order::{OpId, Record};
-use pipeline::shard::{Batch, DeadRow, Fate, Row, ShardDb, ShardError, SqliteShard};
+use pipeline::shard::{Batch, DeadRow, Fate, Row, ShardDb, ShardError};
 use proptest::prelude::*;
 
-use crate::{crash, fresh, open, record};
+use crate::homes::{Embedded, Home};
+use crate::record;
 
 const SHARED: u16 = 3;
 
@@ -116,7 +117,7 @@ impl Model {
 }
 
 /// Sends a batch as a worker would: what is poison goes in again as a letter.
-async fn send(shard: &SqliteShard, mut batch: Batch) -> Result<Position, ShardError> {
+async fn send(shard: &impl ShardDb, mut batch: Batch) -> Result<Position, ShardError> {
     loop {
         let why = match shard.apply(Arc::new(batch.clone())).await {
             Ok(done) => return Ok(done.position),
@@ -160,21 +161,21 @@ fn rows(partition: u16, records: &[(u64, Option<Record>)]) -> Vec<Row> {
         .collect()
 }
 
-async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let (mut home, mut data) = fresh();
-    let log: LogId = data.log().id();
+async fn history<H: Home>(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut home = H::fresh().await;
+    let log = home.log();
     let mut partitions: [Vec<(u64, Option<Record>)>; SHARED as usize] = Default::default();
     for sent in &all {
         let record = sent.record();
         let payload = record
             .as_ref()
             .map_or_else(bytes::Bytes::new, Record::encode);
-        let offset = data.log().append(sent.partition, payload).await.unwrap();
+        let offset = home.append(sent.partition, payload).await;
         partitions[usize::from(sent.partition)].push((offset, record));
     }
     let mut model = Model::default();
     for partition in 0..SHARED {
-        data.shards()[0].adopt(partition, log, 1).await.unwrap();
+        home.shard().adopt(partition, log, 1).await.unwrap();
     }
     // At the end everything is sent once more, from the start.
     let last = (0..SHARED).map(|partition| Step::Batch {
@@ -185,16 +186,12 @@ async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> 
     for step in steps.into_iter().chain(last) {
         match step {
             Step::Restart | Step::Kill => {
-                if matches!(step, Step::Kill) {
-                    let killed = crash(home.path());
-                    drop(data);
-                    home = killed;
-                } else {
-                    data.close();
-                }
-                data = open(home.path()).unwrap();
+                home = match step {
+                    Step::Kill => home.kill().await,
+                    _ => home.reopen().await,
+                };
                 for partition in 0..SHARED {
-                    let found = data.shards()[0].adopt(partition, log, 1).await.unwrap();
+                    let found = home.shard().adopt(partition, log, 1).await.unwrap();
                     prop_assert_eq!(found.position.0, model.positions[usize::from(partition)]);
                 }
             }
@@ -208,7 +205,7 @@ async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> 
                     next: Position(at + 2),
                     rows: Vec::new(),
                 };
-                let why = send(&data.shards()[0], batch).await.unwrap_err();
+                let why = send(&**home.shard(), batch).await.unwrap_err();
                 prop_assert!(
                     matches!(why, ShardError::Gap { watermark } if watermark.0 == at),
                     "{}",
@@ -248,13 +245,13 @@ async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> 
                     next: Position(next),
                     rows: rows(partition, &records[first..end]),
                 };
-                let at = send(&data.shards()[0], batch).await;
+                let at = send(&**home.shard(), batch).await;
                 prop_assert_eq!(at.unwrap().0, expected);
             }
         }
     }
 
-    let tally = data.shards()[0].tally().await.unwrap();
+    let tally = home.shard().tally().await.unwrap();
     let counting: BTreeMap<_, _> = model
         .ops
         .iter()
@@ -284,7 +281,7 @@ async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> 
             .collect::<BTreeSet<_>>(),
         died
     );
-    let letters = data.shards()[0]
+    let letters = home.shard()
         .letters_page(String::new(), 10_000)
         .await
         .unwrap();
@@ -300,6 +297,14 @@ async fn history(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> 
     Ok(())
 }
 
+fn explore<H: Home>(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(history::<H>(all, steps))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
     #[test]
@@ -307,9 +312,18 @@ proptest! {
         all in prop::collection::vec(sent(), 1..120),
         steps in prop::collection::vec(step(), 1..40),
     ) {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(history(all, steps))?;
+        explore::<Embedded>(all, steps)?;
+    }
+}
+
+#[cfg(feature = "services")]
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_is_lost_and_nothing_counts_twice_on_postgres(
+        all in prop::collection::vec(sent(), 1..120),
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        explore::<crate::homes::Postgres>(all, steps)?;
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use pipeline::data::{Data, Settings};
 use pipeline::log::{LogId, Position};
 use pipeline::shard::{
-    Applied, Batch, Document, Query, ShardDb, ShardError, SqliteShard, State, Tally, Versioned,
+    Applied, Batch, Document, Query, ShardDb, ShardError, State, Tally, Versioned,
 };
 use seawall_shard_router::Role;
 
-use crate::{apply, batch, dead, meddle, open, record, serving};
+use crate::homes::{Home, on_each_home};
+use crate::{apply, batch, dead, record, serving};
 
-async fn account(shard: &SqliteShard, id: &str) -> (u64, u64, u64) {
+async fn account(shard: &impl ShardDb, id: &str) -> (u64, u64, u64) {
     let found = shard
         .read(Role::Primary, Query::Account(id.to_owned()))
         .await
@@ -23,12 +24,12 @@ async fn account(shard: &SqliteShard, id: &str) -> (u64, u64, u64) {
     }
 }
 
-async fn watermark(shard: &SqliteShard, log: LogId) -> u64 {
+async fn watermark(shard: &impl ShardDb, log: LogId) -> u64 {
     shard.adopt(0, log, 1).await.unwrap().position.0
 }
 
 /// Shows that nothing came of what was refused.
-async fn untouched(shard: &SqliteShard, log: LogId, at: u64) {
+async fn untouched(shard: &impl ShardDb, log: LogId, at: u64) {
     let tally = shard.tally().await.unwrap();
     let nothing = Tally {
         watermarks: tally.watermarks.clone(),
@@ -38,9 +39,9 @@ async fn untouched(shard: &SqliteShard, log: LogId, at: u64) {
     assert_eq!(watermark(shard, log).await, at);
 }
 
-#[tokio::test]
-async fn a_batch_is_applied_and_its_orders_accounts_and_versions_are_read() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_batch_is_applied_and_its_orders_accounts_and_versions_are_read<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let (a, b, c) = (record(1, 1, 5), record(4, 1, 6), record(2, 1, 7));
     let rows = vec![apply(2, &a), apply(5, &b), apply(7, &c)];
     let done = shard.apply(batch(log, 0, 9, rows)).await.unwrap();
@@ -53,9 +54,9 @@ async fn a_batch_is_applied_and_its_orders_accounts_and_versions_are_read() {
     };
     assert_eq!(done, expected);
 
-    assert_eq!(account(&shard, "user:1").await, (2, 11, 6));
-    assert_eq!(account(&shard, "user:2").await, (1, 7, 8));
-    assert_eq!(account(&shard, "user:9").await, (0, 0, 0));
+    assert_eq!(account(&**shard, "user:1").await, (2, 11, 6));
+    assert_eq!(account(&**shard, "user:2").await, (1, 7, 8));
+    assert_eq!(account(&**shard, "user:9").await, (0, 0, 0));
     let found = shard
         .read(Role::Replica(1), Query::Order(b.order_id().unwrap()))
         .await
@@ -114,9 +115,9 @@ async fn a_batch_is_applied_and_its_orders_accounts_and_versions_are_read() {
     assert_eq!(none.document, None);
 }
 
-#[tokio::test]
-async fn a_batch_behind_a_gap_is_refused_and_the_watermark_told() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_batch_behind_a_gap_is_refused_and_the_watermark_told<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     shard.apply(batch(log, 0, 3, vec![])).await.unwrap();
     // As after a failover to a replica that lagged: what lies from 3 to 5 would be lost.
     let why = shard
@@ -129,12 +130,12 @@ async fn a_batch_behind_a_gap_is_refused_and_the_watermark_told() {
     else {
         panic!("{why}")
     };
-    untouched(&shard, log, 3).await;
+    untouched(&**shard, log, 3).await;
 }
 
-#[tokio::test]
-async fn rows_below_the_watermark_are_skipped_and_it_never_goes_back() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn rows_below_the_watermark_are_skipped_and_it_never_goes_back<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let (a, b) = (record(1, 1, 5), record(2, 1, 6));
     shard
         .apply(batch(log, 0, 5, vec![apply(2, &a)]))
@@ -160,26 +161,26 @@ async fn rows_below_the_watermark_are_skipped_and_it_never_goes_back() {
     assert_eq!(shard.tally().await.unwrap().sums().1, 11);
 }
 
-#[tokio::test]
-async fn a_row_below_the_watermark_is_skipped_where_its_operation_is_no_longer_kept() {
-    let (home, _data, shard, log) = serving(9).await;
+async fn a_row_below_the_watermark_is_skipped_where_its_operation_is_no_longer_kept<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let a = record(1, 1, 5);
     shard
         .apply(batch(log, 0, 3, vec![apply(2, &a)]))
         .await
         .unwrap();
-    meddle(&home.path().join("shard-00.db"), "DELETE FROM op");
+    home.meddle("DELETE FROM op").await;
     let done = shard
         .apply(batch(log, 0, 3, vec![apply(2, &a)]))
         .await
         .unwrap();
     assert_eq!((done.orders.len(), done.repeats), (0, 1));
-    assert_eq!(account(&shard, "user:1").await, (1, 5, 3));
+    assert_eq!(account(&**shard, "user:1").await, (1, 5, 3));
 }
 
-#[tokio::test]
-async fn a_batch_of_another_epoch_is_refused_whole() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_batch_of_another_epoch_is_refused_whole<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     shard.adopt(0, log, 4).await.unwrap();
     for epoch in [3, 5] {
         let rows = vec![
@@ -203,9 +204,9 @@ async fn a_batch_of_another_epoch_is_refused_whole() {
     assert_eq!(shard.adopt(0, log, 4).await.unwrap().position, Position(0));
 }
 
-#[tokio::test]
-async fn an_epoch_that_goes_up_keeps_the_position() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn an_epoch_that_goes_up_keeps_the_position<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     shard.apply(batch(log, 0, 6, vec![])).await.unwrap();
     let given = shard.adopt(0, log, 2).await.unwrap();
     assert_eq!((given.epoch, given.position), (2, Position(6)));
@@ -215,9 +216,9 @@ async fn an_epoch_that_goes_up_keeps_the_position() {
     };
 }
 
-#[tokio::test]
-async fn a_partition_that_was_not_given_and_another_log_are_refused() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_partition_that_was_not_given_and_another_log_are_refused<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let rows = vec![apply(1, &record(1, 1, 1))];
     let other = Batch {
         partition: 1,
@@ -241,12 +242,12 @@ async fn a_partition_that_was_not_given_and_another_log_are_refused() {
     let ShardError::ForeignLog = why else {
         panic!("{why}")
     };
-    untouched(&shard, log, 0).await;
+    untouched(&**shard, log, 0).await;
 }
 
-#[tokio::test]
-async fn a_batch_that_contradicts_itself_is_refused() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_batch_that_contradicts_itself_is_refused<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let row = |offset, op| apply(offset, &record(op, 1, 1));
     for bad in [
         batch(log, 0, 3, vec![row(2, 1), row(1, 2)]),
@@ -258,23 +259,23 @@ async fn a_batch_that_contradicts_itself_is_refused() {
         let why = shard.apply(bad).await.unwrap_err();
         assert!(matches!(why, ShardError::BadBatch(_)), "{why}");
     }
-    untouched(&shard, log, 0).await;
+    untouched(&**shard, log, 0).await;
 }
 
-#[tokio::test]
-async fn one_operation_twice_in_a_batch_counts_once() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn one_operation_twice_in_a_batch_counts_once<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let a = record(1, 1, 5);
     let rows = vec![apply(1, &a), apply(2, &a), apply(4, &a)];
     let done = shard.apply(batch(log, 0, 5, rows)).await.unwrap();
     assert_eq!(done.orders, [(a.op(), 1, a.account.clone())]);
     assert_eq!(done.repeats, 2);
-    assert_eq!(account(&shard, "user:1").await, (1, 5, 2));
+    assert_eq!(account(&**shard, "user:1").await, (1, 5, 2));
 }
 
-#[tokio::test]
-async fn one_operation_in_two_batches_counts_once() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn one_operation_in_two_batches_counts_once<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let a = record(1, 1, 5);
     shard
         .apply(batch(log, 0, 3, vec![apply(1, &a)]))
@@ -288,12 +289,12 @@ async fn one_operation_in_two_batches_counts_once() {
         (done.orders.len(), done.repeats, done.position),
         (0, 1, Position(5))
     );
-    assert_eq!(account(&shard, "user:1").await, (1, 5, 2));
+    assert_eq!(account(&**shard, "user:1").await, (1, 5, 2));
 }
 
-#[tokio::test]
-async fn an_operation_with_another_payload_is_key_reuse_and_never_silence() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn an_operation_with_another_payload_is_key_reuse_and_never_silence<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let (a, reuse) = (record(1, 1, 5), record(1, 2, 900));
     shard
         .apply(batch(log, 0, 2, vec![apply(1, &a)]))
@@ -340,9 +341,9 @@ async fn an_operation_with_another_payload_is_key_reuse_and_never_silence() {
     assert_eq!(shard.letters().await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn key_reuse_within_a_batch_is_found_too() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn key_reuse_within_a_batch_is_found_too<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let rows = vec![apply(1, &record(1, 1, 5)), apply(2, &record(1, 2, 5))];
     let why = shard.apply(batch(log, 0, 3, rows)).await.unwrap_err();
     let ShardError::Poison {
@@ -353,12 +354,12 @@ async fn key_reuse_within_a_batch_is_found_too() {
     else {
         panic!("{why}")
     };
-    untouched(&shard, log, 0).await;
+    untouched(&**shard, log, 0).await;
 }
 
-#[tokio::test]
-async fn an_unknown_item_is_poison_and_rolls_its_batch_back() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn an_unknown_item_is_poison_and_rolls_its_batch_back<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let mut poison = record(2, 1, 5);
     poison.item = "product-0".to_owned();
     let rows = vec![apply(1, &record(1, 1, 5)), apply(2, &poison)];
@@ -371,12 +372,12 @@ async fn an_unknown_item_is_poison_and_rolls_its_batch_back() {
     else {
         panic!("{why}")
     };
-    untouched(&shard, log, 0).await;
+    untouched(&**shard, log, 0).await;
 }
 
-#[tokio::test]
-async fn a_batch_that_is_refused_leaves_those_that_shared_its_transaction_alone() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_batch_that_is_refused_leaves_those_that_shared_its_transaction_alone<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let mut poison = record(200, 1, 5);
     poison.item = "nothing".to_owned();
     // Two clients that do not wait for each other: their batches meet in one group.
@@ -408,9 +409,9 @@ async fn a_batch_that_is_refused_leaves_those_that_shared_its_transaction_alone(
     assert_eq!(shard.adopt(1, log, 1).await.unwrap().position, Position(0));
 }
 
-#[tokio::test]
-async fn a_poison_row_is_dead_with_its_letter_and_a_duplicate_is_not_applied_beside_it() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_poison_row_is_dead_with_its_letter_and_a_duplicate_is_not_applied_beside_it<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let a = record(1, 1, 5);
     let done = shard
         .apply(batch(log, 0, 2, vec![dead(1, Some(&a), "unknown-item")]))
@@ -431,7 +432,7 @@ async fn a_poison_row_is_dead_with_its_letter_and_a_duplicate_is_not_applied_bes
         (letter.op, letter.offset, &*letter.class),
         (Some(a.op()), 1, "unknown-item")
     );
-    assert_eq!(account(&shard, "user:1").await, (0, 0, 0));
+    assert_eq!(account(&**shard, "user:1").await, (0, 0, 0));
     let found = shard
         .read(Role::Primary, Query::Order(a.order_id().unwrap()))
         .await
@@ -447,9 +448,9 @@ async fn a_poison_row_is_dead_with_its_letter_and_a_duplicate_is_not_applied_bes
     assert_eq!((class.as_str(), found.version), ("unknown-item", 2));
 }
 
-#[tokio::test]
-async fn a_death_after_the_order_counted_is_a_repeat() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_death_after_the_order_counted_is_a_repeat<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let a = record(1, 1, 5);
     let rows = vec![apply(1, &a), dead(2, Some(&a), "unknown-item")];
     let done = shard.apply(batch(log, 0, 3, rows)).await.unwrap();
@@ -457,9 +458,9 @@ async fn a_death_after_the_order_counted_is_a_repeat() {
     assert_eq!(shard.letters().await.unwrap(), 0);
 }
 
-#[tokio::test]
-async fn what_cannot_be_read_is_a_letter_only_and_one_letter_however_often() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn what_cannot_be_read_is_a_letter_only_and_one_letter_however_often<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let done = shard
         .apply(batch(log, 0, 3, vec![dead(2, None, "undecodable")]))
         .await
@@ -489,9 +490,9 @@ async fn what_cannot_be_read_is_a_letter_only_and_one_letter_however_often() {
     assert!(tally.applied.is_empty() && tally.dead.is_empty());
 }
 
-#[tokio::test]
-async fn a_batch_without_rows_moves_the_watermark() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn a_batch_without_rows_moves_the_watermark<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     let done = shard.apply(batch(log, 0, 8, vec![])).await.unwrap();
     assert_eq!(
         done,
@@ -500,31 +501,25 @@ async fn a_batch_without_rows_moves_the_watermark() {
             ..Applied::default()
         }
     );
-    assert_eq!(watermark(&shard, log).await, 8);
+    assert_eq!(watermark(&**shard, log).await, 8);
 }
 
-#[tokio::test]
-async fn what_was_applied_is_there_after_a_restart_and_a_closed_shard_refuses() {
-    let (home, data, shard, log) = serving(9).await;
+async fn what_was_applied_is_there_after_a_restart<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     shard
         .apply(batch(log, 0, 5, vec![apply(1, &record(1, 1, 5))]))
         .await
         .unwrap();
     let before = shard.tally().await.unwrap();
-    data.close();
-    let why = shard.apply(batch(log, 5, 6, vec![])).await.unwrap_err();
-    assert!(why.is_transient(), "{why}");
-    let why = shard.tally().await.unwrap_err();
-    assert!(why.is_transient(), "{why}");
-    let data = open(home.path()).unwrap();
-    let shard = &data.shards()[0];
-    assert_eq!(shard.tally().await.unwrap(), before);
-    assert_eq!(watermark(shard, log).await, 5);
+    let home = home.reopen().await;
+    assert_eq!(home.shard().tally().await.unwrap(), before);
+    assert_eq!(watermark(&**home.shard(), log).await, 5);
 }
 
-#[tokio::test]
-async fn an_application_that_is_dropped_is_not_taken_back() {
-    let (_home, _data, shard, log) = serving(9).await;
+async fn an_application_that_is_dropped_is_not_taken_back<H: Home>() {
+    let home = H::serving(9).await;
+    let (shard, log) = (home.shard(), home.log());
     {
         let work = std::pin::pin!(shard.apply(batch(log, 0, 5, vec![apply(1, &record(1, 1, 5))])));
         let waker = std::task::Waker::noop();
@@ -558,4 +553,37 @@ async fn one_reader_serves_fifty_shards() {
                 .is_some()
         );
     }
+}
+
+#[tokio::test]
+async fn a_closed_shard_refuses() {
+    let (_home, data, shard, log) = serving(9).await;
+    data.close();
+    let why = shard.apply(batch(log, 0, 6, vec![])).await.unwrap_err();
+    assert!(why.is_transient(), "{why}");
+    let why = shard.tally().await.unwrap_err();
+    assert!(why.is_transient(), "{why}");
+}
+
+on_each_home! {
+    a_batch_is_applied_and_its_orders_accounts_and_versions_are_read,
+    a_batch_behind_a_gap_is_refused_and_the_watermark_told,
+    rows_below_the_watermark_are_skipped_and_it_never_goes_back,
+    a_row_below_the_watermark_is_skipped_where_its_operation_is_no_longer_kept,
+    a_batch_of_another_epoch_is_refused_whole,
+    an_epoch_that_goes_up_keeps_the_position,
+    a_partition_that_was_not_given_and_another_log_are_refused,
+    a_batch_that_contradicts_itself_is_refused,
+    one_operation_twice_in_a_batch_counts_once,
+    one_operation_in_two_batches_counts_once,
+    an_operation_with_another_payload_is_key_reuse_and_never_silence,
+    key_reuse_within_a_batch_is_found_too,
+    an_unknown_item_is_poison_and_rolls_its_batch_back,
+    a_batch_that_is_refused_leaves_those_that_shared_its_transaction_alone,
+    a_poison_row_is_dead_with_its_letter_and_a_duplicate_is_not_applied_beside_it,
+    a_death_after_the_order_counted_is_a_repeat,
+    what_cannot_be_read_is_a_letter_only_and_one_letter_however_often,
+    a_batch_without_rows_moves_the_watermark,
+    what_was_applied_is_there_after_a_restart,
+    an_application_that_is_dropped_is_not_taken_back,
 }

@@ -93,3 +93,14 @@ pub(super) async fn find_or_make(
     .await
     .map_err(|panic| panic.to_string())?
 }
+
+pub(super) async fn remove(client: &ClientConfig, topic: &str) -> Result<(), String> {
+    let admin: AdminClient<DefaultClientContext> =
+        client.create().map_err(|why| why.to_string())?;
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let removed = admin.delete_topics(&[topic], &options).await;
+    match removed.map_err(|why| why.to_string())?.into_iter().next() {
+        Some(Err((topic, why))) => Err(format!("topic {topic:?} is not removed: {why}")),
+        _ => Ok(()),
+    }
+}

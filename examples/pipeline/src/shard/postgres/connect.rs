@@ -70,8 +70,13 @@ struct Found {
 
 impl Connector {
     pub(super) fn new(place: &Place, want: Want) -> Self {
+        let mut servers = place.servers.clone();
+        for server in &mut servers {
+            let options = server.get_options().unwrap_or_default();
+            server.options(format!("{options} -c search_path={}", place.schema));
+        }
         Self {
-            servers: place.servers.clone().into(),
+            servers: servers.into(),
             want,
             newest: Arc::default(),
         }

@@ -57,10 +57,17 @@ pub enum SetupError {
 }
 
 /// Makes what is missing and checks what is there, in one transaction.
-pub(super) async fn set_up(connector: &Connector, identity: Identity) -> Result<(), SetupError> {
+pub(super) async fn set_up(
+    connector: &Connector,
+    schema: &str,
+    identity: Identity,
+) -> Result<(), SetupError> {
     let client = connector.plain().await.map_err(SetupError::Connect)?;
     client.batch_execute("BEGIN").await?;
     client.batch_execute(LOCK).await?;
+    client
+        .batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {schema}"))
+        .await?;
     client.batch_execute(TABLES).await?;
     let found = client
         .query("SELECT version, log, shard, shards FROM identity", &[])
