@@ -97,7 +97,7 @@ fn on_services(args: &DemoArgs, services: &Path) -> anyhow::Result<Report> {
         let books = Books::read(&**there.log(), there.shards()).await?;
         let report = ran.report(&books);
         if report.accounting.closed {
-            there.remove(&places).await?;
+            there.remove().await?;
         }
         there.close().await;
         Ok(report)

@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Server, books, until};
+use common::places::{Embedded, Place};
+use common::{Server, until};
 use pipeline::accounting::Accounting;
-use pipeline::load::{LedgerFile, Load, Mix, Run, read_ledger};
+use pipeline::load::{Ledger, LedgerFile, Load, Mix, Run, read_ledger};
 use rusqlite::OptionalExtension;
 
 fn load(server: &Server, seed: u64) -> Load {
@@ -27,10 +29,8 @@ fn load(server: &Server, seed: u64) -> Load {
     }
 }
 
-#[tokio::test]
-async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothing_applies_twice() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
+/// Kills it three times under load, and answers what clients were told and what was found.
+async fn killed<P: Place>(place: &P, noted: &Path) -> (Ledger, Accounting) {
     let flags = [
         "--retry-scale",
         "0.01",
@@ -39,11 +39,10 @@ async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothi
         "--proxies",
         "1",
     ];
-    let noted = data.path().join("ledger");
     for seed in 0..3 {
-        let server = Server::start(&path, &flags);
+        let server = Server::on(place, &flags);
         let load = load(&server, seed);
-        let run = Run::new(&load, Some(LedgerFile::open(&noted).expect("it opens")));
+        let run = Run::new(&load, Some(LedgerFile::open(noted).expect("it opens")));
         let driver = tokio::spawn({
             let run = run.clone();
             async move { run.drive(&load).await }
@@ -62,22 +61,33 @@ async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothi
         driver.await.expect("the load ends");
     }
     // The last start works through what is left, and stops in order.
-    let server = Server::start(&path, &flags);
+    let server = Server::on(place, &flags);
     until(server.address, "/readyz", |answer| answer.status == 200).await;
+    place.settled().await;
     assert!(server.stop().success());
 
-    let told = read_ledger(&noted).expect("it reads");
+    let told = read_ledger(noted).expect("it reads");
     assert!(
         told.accepted() > 1_500,
         "the load was too small to mean anything"
     );
-    let accounting = Accounting::of(&told, &books(&path).await);
+    let accounting = Accounting::of(&told, &place.books().await);
+    assert!(accounting.closed, "{accounting:?}");
+    (told, accounting)
+}
+
+#[tokio::test]
+async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothing_applies_twice() {
+    let home = tempfile::tempdir().expect("a directory");
+    let noted = home.path().join("ledger");
+    let place = Embedded::fresh().await;
+    let path = place.data();
+    let (told, accounting) = killed(&place, &noted).await;
     println!("figure pipeline/lost-over-kills: {}", accounting.lost);
     println!(
         "figure pipeline/twice-over-kills: {}",
         accounting.double_applied
     );
-    assert!(accounting.closed, "{accounting:?}");
 
     // The command says the same, and no longer once an order is gone.
     let check = || {
@@ -121,5 +131,21 @@ async fn nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothi
     assert!(
         said.contains("lost 1,") && said.contains("NOT CLOSED"),
         "{said}"
+    );
+}
+
+#[cfg(feature = "services")]
+#[tokio::test]
+async fn nothing_accepted_is_lost_on_services_when_the_server_is_killed_under_load() {
+    let home = tempfile::tempdir().expect("a directory");
+    let place = common::places::Services::fresh().await;
+    let (_, accounting) = killed(&place, &home.path().join("ledger")).await;
+    println!(
+        "figure pipeline/lost-over-kills-on-services: {}",
+        accounting.lost
+    );
+    println!(
+        "figure pipeline/twice-over-kills-on-services: {}",
+        accounting.double_applied
     );
 }

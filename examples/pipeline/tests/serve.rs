@@ -2,17 +2,16 @@
 
 mod common;
 
-use common::{Server, applied, books, command, dead, get, post, send, try_send, until};
+use common::places::{Place, on_each_place};
+use common::{Server, applied, command, dead, get, post, send, try_send, until};
 use http::StatusCode;
 use tokio::task::JoinSet;
 
 const ORDER: &str = r#"{"requestId":"r-1","item":"product-789","quantity":1}"#;
 
-#[tokio::test]
-async fn the_same_order_twice_gives_the_same_bytes_and_one_row() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
-    let server = Server::start(&path, &[]);
+async fn the_same_order_twice_gives_the_same_bytes_and_one_row<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &[]);
     let first = send(server.address, post(ORDER, &[])).await;
     let second = send(server.address, post(ORDER, &[])).await;
     assert_eq!(first.status, StatusCode::ACCEPTED);
@@ -39,17 +38,16 @@ async fn the_same_order_twice_gives_the_same_bytes_and_one_row() {
     })
     .await;
     assert_eq!(order.json()["item"], "product-789");
+    home.settled().await;
     assert!(server.stop().success());
-    let rows = applied(&books(&path).await);
+    let rows = applied(&home.books().await);
     println!("figure pipeline/rows-of-two: {rows}");
     assert_eq!(rows, 1);
 }
 
-#[tokio::test]
-async fn fifty_at_once_give_one_row_and_one_answer() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
-    let server = Server::start(&path, &[]);
+async fn fifty_at_once_give_one_row_and_one_answer<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &[]);
     let mut senders = JoinSet::new();
     for _ in 0..50 {
         senders.spawn(send(server.address, post(ORDER, &[("x-user-id", "alice")])));
@@ -67,18 +65,17 @@ async fn fifty_at_once_give_one_row_and_one_answer() {
         (&user.json()["orders"], &user.json()["units"]),
         (&1.into(), &1.into())
     );
+    home.settled().await;
     assert!(server.stop().success());
-    let rows = applied(&books(&path).await);
+    let rows = applied(&home.books().await);
     println!("figure pipeline/rows-of-fifty: {rows}");
     assert_eq!(rows, 1);
 }
 
-#[tokio::test]
-async fn another_body_under_the_same_key_is_refused_before_and_after_a_restart() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
+async fn another_body_under_the_same_key_is_refused_before_and_after_a_restart<P: Place>() {
+    let home = P::fresh().await;
     let other = r#"{"requestId":"r-1","item":"product-789","quantity":2}"#;
-    let server = Server::start(&path, &[]);
+    let server = Server::on(&home, &[]);
     let first = send(server.address, post(ORDER, &[])).await;
     let reused = send(server.address, post(other, &[])).await;
     println!(
@@ -89,7 +86,7 @@ async fn another_body_under_the_same_key_is_refused_before_and_after_a_restart()
     assert!(reused.is_problem(), "{reused:?}");
     server.kill();
 
-    let server = Server::start(&path, &[]);
+    let server = Server::on(&home, &[]);
     let again = send(server.address, post(ORDER, &[])).await;
     assert_eq!((again.status, again.body), (first.status, first.body));
     let reused = send(server.address, post(other, &[])).await;
@@ -98,28 +95,26 @@ async fn another_body_under_the_same_key_is_refused_before_and_after_a_restart()
         StatusCode::UNPROCESSABLE_ENTITY,
         "{reused:?}"
     );
+    home.settled().await;
     assert!(server.stop().success());
-    assert_eq!(applied(&books(&path).await), 1);
+    assert_eq!(applied(&home.books().await), 1);
 }
 
-#[tokio::test]
-async fn one_key_of_two_users_is_two_orders() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
-    let server = Server::start(&path, &[]);
+async fn one_key_of_two_users_is_two_orders<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &[]);
     let alice = send(server.address, post(ORDER, &[("x-user-id", "alice")])).await;
     let bob = send(server.address, post(ORDER, &[("x-user-id", "bob")])).await;
     let keyed = send(server.address, post(ORDER, &[("x-api-key", "alice")])).await;
     assert!(alice.body != bob.body && alice.body != keyed.body && bob.body != keyed.body);
+    home.settled().await;
     assert!(server.stop().success());
-    assert_eq!(applied(&books(&path).await), 3);
+    assert_eq!(applied(&home.books().await), 3);
 }
 
-#[tokio::test]
-async fn an_order_that_can_never_apply_is_accepted_written_off_and_shown_as_rejected() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
-    let server = Server::start(&path, &["--retry-scale", "0.01"]);
+async fn an_order_that_can_never_apply_is_accepted_written_off_and_shown_as_rejected<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &["--retry-scale", "0.01"]);
     let poison = r#"{"requestId":"p","item":"no-such-product","quantity":1}"#;
     let accepted = send(server.address, post(poison, &[("x-user-id", "alice")])).await;
     let good = send(server.address, post(ORDER, &[("x-user-id", "alice")])).await;
@@ -141,15 +136,15 @@ async fn an_order_that_can_never_apply_is_accepted_written_off_and_shown_as_reje
         answer.json()["status"] == "applied"
     })
     .await;
+    home.settled().await;
     assert!(server.stop().success());
-    let books = books(&path).await;
+    let books = home.books().await;
     assert_eq!((applied(&books), dead(&books)), (1, 1));
 }
 
-#[tokio::test]
-async fn whoever_is_over_a_limit_gets_429_and_when_to_come_back() {
-    let data = tempfile::tempdir().expect("a directory");
-    let server = Server::start(&data.path().join("data"), &["--user-limit", "3"]);
+async fn whoever_is_over_a_limit_gets_429_and_when_to_come_back<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &["--user-limit", "3"]);
     let ask = || {
         let mut request = get("/api/products/product-1");
         request
@@ -185,11 +180,9 @@ async fn whoever_is_over_a_limit_gets_429_and_when_to_come_back() {
 /// Its name, the body, headers, and the status it gets.
 type Case<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, u16);
 
-#[tokio::test]
-async fn bad_requests_get_a_problem_and_leave_nothing() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
-    let server = Server::start(&path, &[]);
+async fn bad_requests_get_a_problem_and_leave_nothing<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &[]);
     let huge = format!(
         r#"{{"requestId":"x","item":"{}","quantity":1}}"#,
         "x".repeat(100_000)
@@ -313,15 +306,15 @@ async fn bad_requests_get_a_problem_and_leave_nothing() {
             );
         }
     }
+    home.settled().await;
     assert!(server.stop().success());
-    let books = books(&path).await;
+    let books = home.books().await;
     assert_eq!((applied(&books), dead(&books)), (0, 0));
 }
 
-#[tokio::test]
-async fn health_readiness_and_figures_are_there() {
-    let data = tempfile::tempdir().expect("a directory");
-    let server = Server::start(&data.path().join("data"), &[]);
+async fn health_readiness_and_figures_are_there<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &[]);
     for path in ["/healthz", "/readyz"] {
         assert_eq!(send(server.address, get(path)).await.status, StatusCode::OK);
     }
@@ -390,11 +383,9 @@ async fn a_listening_address_in_use_is_refused_in_one_line() {
     assert_eq!(String::from_utf8_lossy(&second.stderr).lines().count(), 1);
 }
 
-#[tokio::test]
-async fn a_draining_server_answers_what_it_began() {
-    let data = tempfile::tempdir().expect("a directory");
-    let path = data.path().join("data");
-    let server = Server::start(&path, &[]);
+async fn a_draining_server_answers_what_it_began<P: Place>() {
+    let home = P::fresh().await;
+    let server = Server::on(&home, &[]);
     let mut senders = JoinSet::new();
     for n in 0..200 {
         let body = format!(r#"{{"requestId":"d-{n}","item":"product-1","quantity":1}}"#);
@@ -411,6 +402,7 @@ async fn a_draining_server_answers_what_it_began() {
         .await
         .expect("there are many")
         .expect("no panic");
+    home.settled().await;
     assert!(server.stop().success());
     let accepted = senders
         .join_all()
@@ -419,5 +411,17 @@ async fn a_draining_server_answers_what_it_began() {
         .chain([first])
         .filter(|accepted| *accepted)
         .count();
-    assert!(applied(&books(&path).await) >= accepted);
+    assert!(applied(&home.books().await) >= accepted);
+}
+
+on_each_place! {
+    the_same_order_twice_gives_the_same_bytes_and_one_row,
+    fifty_at_once_give_one_row_and_one_answer,
+    another_body_under_the_same_key_is_refused_before_and_after_a_restart,
+    one_key_of_two_users_is_two_orders,
+    an_order_that_can_never_apply_is_accepted_written_off_and_shown_as_rejected,
+    whoever_is_over_a_limit_gets_429_and_when_to_come_back,
+    bad_requests_get_a_problem_and_leave_nothing,
+    health_readiness_and_figures_are_there,
+    a_draining_server_answers_what_it_began,
 }

@@ -76,6 +76,7 @@ pub enum Reading {
 /// The log on Kafka.
 pub struct KafkaLog {
     id: LogId,
+    client: ClientConfig,
     topic: Arc<str>,
     producer: FutureProducer,
     gate: Gate,
@@ -115,6 +116,7 @@ impl KafkaLog {
         let gate = Gate::watch(&producer, &topic, known.min_in_sync, settings.partitions);
         Ok(Self {
             id: known.id,
+            client,
             topic,
             producer,
             gate,
@@ -136,13 +138,22 @@ impl KafkaLog {
         }
     }
 
+    /// Drops the records of a partition below a position, as its retention does in time.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers do not.
+    pub async fn drop_below(&self, partition: u16, below: Position) -> Result<(), String> {
+        topic::drop_below(&self.client, &self.topic, partition, below).await
+    }
+
     /// Removes the topic and everything in it.
     ///
     /// # Errors
     ///
     /// When the brokers do not.
-    pub async fn remove(&self, settings: &Settings) -> Result<(), String> {
-        topic::remove(&common(settings), &self.topic).await
+    pub async fn remove(&self) -> Result<(), String> {
+        topic::remove(&self.client, &self.topic).await
     }
 
     fn consumer(&self) -> Result<&Consumer, ReadError> {

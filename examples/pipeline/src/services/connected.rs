@@ -82,12 +82,12 @@ impl Services {
     /// # Errors
     ///
     /// What could not be removed.
-    pub async fn remove(&self, places: &Places) -> anyhow::Result<()> {
+    pub async fn remove(&self) -> anyhow::Result<()> {
         for shard in &self.shards {
             shard.remove().await?;
         }
         self.log
-            .remove(&settings(places))
+            .remove()
             .await
             .map_err(|why| anyhow::anyhow!("Kafka: {why}"))
     }

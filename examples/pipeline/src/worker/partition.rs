@@ -242,6 +242,7 @@ impl<L: Log> PartitionWorker<L> {
                     }
                 }
                 Next::Back(position) => {
+                    metrics::counter!("pipeline_went_back_total").increment(1);
                     tracing::warn!(
                         partition = self.partition,
                         position = position.0,

@@ -1,6 +1,8 @@
 //! The real binary as a child process, and a plain client for it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod places;
+
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,6 +27,16 @@ impl Server {
     /// Starts it on a free port and waits until it listens.
     pub fn start(data: &Path, more: &[&str]) -> Self {
         Self::spawn(command(data, more))
+    }
+
+    /// Starts it in a place of a kind and waits until it listens.
+    pub fn on(place: &impl places::Place, more: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pipeline"));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(place.flags())
+            .args(more);
+        Self::spawn(command)
     }
 
     /// Starts what was prepared and waits until it listens.

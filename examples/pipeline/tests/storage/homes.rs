@@ -129,7 +129,7 @@ mod postgres {
 
     use super::Home;
 
-    const LOG: LogId = LogId([7; 16]);
+    const LOG: LogId = LogId([42; 16]);
 
     /// A schema of a server that tests share, as long as one of them runs.
     pub(crate) struct Postgres {

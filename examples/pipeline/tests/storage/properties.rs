@@ -281,7 +281,8 @@ async fn history<H: Home>(all: Vec<Sent>, steps: Vec<Step>) -> Result<(), TestCa
             .collect::<BTreeSet<_>>(),
         died
     );
-    let letters = home.shard()
+    let letters = home
+        .shard()
         .letters_page(String::new(), 10_000)
         .await
         .unwrap();

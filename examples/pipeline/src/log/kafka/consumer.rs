@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::{ClientConfig, ClientContext, Message, Offset, TopicPartitionList};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::queue::Queues;
 use super::{ASK, Reading, Settings};
@@ -115,7 +116,7 @@ impl Consumer {
             .set("check.crcs", "true")
             .set("fetch.wait.max.ms", "50")
             .set("fetch.error.backoff.ms", "100")
-            .set("session.timeout.ms", "10000")
+            .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "2000")
             // Besides our own queues.
             .set("queued.min.messages", "2000")

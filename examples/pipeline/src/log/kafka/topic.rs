@@ -1,14 +1,15 @@
 //! The topic: found, or made, and checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{ASK, Settings};
-use crate::log::LogId;
+use crate::log::{LogId, Position};
 use crate::order::digest;
 
 /// How long to wait for brokers that are just starting.
@@ -62,36 +63,41 @@ pub(super) async fn find_or_make(
             entry.value.as_ref()?.parse().ok()
         })
         .ok_or("the brokers did not say how many replicas a record has to have")?;
-    let (name, partitions) = (settings.topic.clone(), settings.partitions);
-    tokio::task::spawn_blocking(move || {
-        let client = admin.inner();
-        let cluster = client
-            .fetch_cluster_id(ASK)
-            .ok_or("the brokers did not say which cluster they are")?;
-        // A topic that was just made is not known everywhere yet.
-        for _ in 0..50 {
-            let found = client
-                .fetch_metadata(Some(&name), ASK)
-                .map_err(|why| why.to_string())?;
-            let found = found.topics().first().map_or(0, |t| t.partitions().len());
-            if found == usize::from(partitions) {
-                let id = digest(&[b"kafka log", cluster.as_bytes(), name.as_bytes()]);
-                return Ok(Known {
-                    id: LogId(id),
-                    min_in_sync,
-                });
-            }
-            if found > 0 {
-                return Err(format!(
-                    "topic {name:?} has {found} partitions, and not {partitions}"
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(100));
+    let admin = Arc::new(admin);
+    // A topic that was just made is not known everywhere yet.
+    for _ in 0..50 {
+        let (admin, name) = (Arc::clone(&admin), settings.topic.clone());
+        let asked = tokio::task::spawn_blocking(move || look(&admin, &name));
+        let (cluster, found) = asked.await.map_err(|panic| panic.to_string())??;
+        if found == usize::from(settings.partitions) {
+            let id = digest(&[b"kafka log", cluster.as_bytes(), settings.topic.as_bytes()]);
+            return Ok(Known {
+                id: LogId(id),
+                min_in_sync,
+            });
         }
-        Err(format!("topic {name:?} does not appear"))
-    })
-    .await
-    .map_err(|panic| panic.to_string())?
+        if found > 0 {
+            return Err(format!(
+                "topic {:?} has {found} partitions, and not {}",
+                settings.topic, settings.partitions
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(format!("topic {:?} does not appear", settings.topic))
+}
+
+/// Which cluster it is, and how many partitions it knows of a topic.
+fn look(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Result<(String, usize), String> {
+    let client = admin.inner();
+    let cluster = client
+        .fetch_cluster_id(ASK)
+        .ok_or("the brokers did not say which cluster they are")?;
+    let found = client
+        .fetch_metadata(Some(topic), ASK)
+        .map_err(|why| why.to_string())?;
+    let partitions = found.topics().first().map_or(0, |t| t.partitions().len());
+    Ok((cluster, partitions))
 }
 
 pub(super) async fn remove(client: &ClientConfig, topic: &str) -> Result<(), String> {
@@ -101,6 +107,27 @@ pub(super) async fn remove(client: &ClientConfig, topic: &str) -> Result<(), Str
     let removed = admin.delete_topics(&[topic], &options).await;
     match removed.map_err(|why| why.to_string())?.into_iter().next() {
         Some(Err((topic, why))) => Err(format!("topic {topic:?} is not removed: {why}")),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn drop_below(
+    client: &ClientConfig,
+    topic: &str,
+    partition: u16,
+    below: Position,
+) -> Result<(), String> {
+    let admin: AdminClient<DefaultClientContext> =
+        client.create().map_err(|why| why.to_string())?;
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let mut list = TopicPartitionList::new();
+    let offset = Offset::Offset(below.0.cast_signed());
+    list.add_partition_offset(topic, partition.into(), offset)
+        .map_err(|why| why.to_string())?;
+    let dropped = admin.delete_records(&list, &options).await;
+    let dropped = dropped.map_err(|why| why.to_string())?;
+    match dropped.elements().first().map(|element| element.error()) {
+        Some(Err(why)) => Err(why.to_string()),
         _ => Ok(()),
     }
 }

@@ -1,0 +1,122 @@
+//! The level of the read cache that processes share, on a real server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use pipeline::cache::{Answer, LoadError, Loaded, Looked, ReadCache, RedisLevel, SecondLevel};
+use pipeline::shard::Query;
+use seawall_redis::{Client, Shared};
+use test_support::Redis;
+use tokio::task::JoinSet;
+
+type Connection = redis::aio::ConnectionManager;
+
+async fn level(server: &Redis) -> RedisLevel<Shared<Connection>> {
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = client.get_connection_manager().await.unwrap();
+    let client = Client::shared(connection).deadline(Duration::from_secs(5));
+    RedisLevel::new(client, "test:")
+}
+
+fn query() -> Query {
+    Query::Product("product-1".to_owned())
+}
+
+fn loaded(version: u64, body: &str) -> Loaded {
+    Loaded {
+        version,
+        answer: Answer {
+            status: StatusCode::OK,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            keep: Duration::from_secs(60),
+        },
+    }
+}
+
+async fn value(level: &impl SecondLevel) -> Option<(u64, Bytes)> {
+    match level.get(&query()).await {
+        Looked::Value(loaded) => Some((loaded.version, loaded.answer.body)),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn the_higher_version_stands_in_either_order_and_a_value_beats_a_tombstone_of_its_version() {
+    let server = Redis::start().await;
+    let level = level(&server).await;
+    level.set(&query(), &loaded(10, "ten")).await;
+    level.set(&query(), &loaded(9, "nine")).await;
+    assert_eq!(value(&level).await, Some((10, "ten".into())));
+    assert!(level.invalidate(&[(query(), 10)]).await);
+    assert_eq!(value(&level).await, Some((10, "ten".into())));
+    assert!(level.invalidate(&[(query(), 11), (query(), 5)]).await);
+    assert_eq!(level.get(&query()).await, Looked::Load { at_least: 11 });
+    // Read before the commit, and put in after it.
+    level.set(&query(), &loaded(10, "ten")).await;
+    assert_eq!(value(&level).await, None);
+    level.set(&query(), &loaded(11, "eleven")).await;
+    assert_eq!(value(&level).await, Some((11, "eleven".into())));
+    // Digits are compared as numbers.
+    level.set(&query(), &loaded(100, "hundred")).await;
+    assert_eq!(value(&level).await, Some((100, "hundred".into())));
+}
+
+#[tokio::test]
+async fn of_many_in_two_processes_one_loads() {
+    let server = Redis::start().await;
+    let processes = [
+        ReadCache::over(100, Arc::new(level(&server).await)),
+        ReadCache::over(100, Arc::new(level(&server).await)),
+    ];
+    let loads = Arc::new(AtomicU64::new(0));
+    let mut readers = JoinSet::new();
+    for n in 0..100 {
+        let (cache, loads) = (processes[n % 2].clone(), Arc::clone(&loads));
+        readers.spawn(async move {
+            let load = move |_, _| async move {
+                loads.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                Ok(loaded(1, "one"))
+            };
+            cache.get(query(), load).await.unwrap().body
+        });
+    }
+    assert!(readers.join_all().await.iter().all(|body| body == "one"));
+    let loads = loads.load(Ordering::Relaxed);
+    println!("figure pipeline/loads-of-a-hot-expiry: {loads}");
+    assert_eq!(loads, 1);
+}
+
+#[tokio::test]
+async fn a_load_is_told_the_version_that_another_process_asked_for() {
+    let server = Redis::start().await;
+    let shared = level(&server).await;
+    assert!(shared.invalidate(&[(query(), 77)]).await);
+    let cache = ReadCache::over(100, Arc::new(shared));
+    let answer = cache
+        .get(query(), |_, at_least| async move {
+            Ok(loaded(at_least, &format!("at least {at_least}")))
+        })
+        .await
+        .unwrap();
+    assert_eq!(answer.body, "at least 77");
+}
+
+#[tokio::test]
+async fn a_server_that_is_out_costs_a_load_and_is_told_of_changes_again() {
+    let server = Redis::start().await;
+    let cache = ReadCache::over(100, Arc::new(level(&server).await));
+    assert!(cache.invalidate_all(vec![(query(), 3)]).await);
+    server.kill();
+    assert!(!cache.invalidate_all(vec![(query(), 4)]).await);
+    let answer = cache
+        .get(query(), |_, at_least| async move {
+            Ok::<_, LoadError>(loaded(at_least, "from the shard"))
+        })
+        .await
+        .unwrap();
+    assert_eq!(answer.body, "from the shard");
+}

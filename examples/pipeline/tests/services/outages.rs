@@ -1,0 +1,217 @@
+//! Brokers and database servers that go away under load.
+
+use std::time::Duration;
+
+use pipeline::accounting::Accounting;
+use pipeline::load::{LedgerFile, Load, Mix, Run, read_ledger};
+use tempfile::{NamedTempFile, TempDir};
+use test_support::{Kafka, Postgres, Redis};
+
+use crate::common::places::remote::{books, file, settled};
+use crate::common::{Answer, Server, get, post, send, until};
+
+/// A server on services, and what clients were told by it.
+struct Trial {
+    home: TempDir,
+    file: NamedTempFile,
+    server: Server,
+}
+
+impl Trial {
+    async fn start(redis: &Redis, kafka: &Kafka, shards: &[(String, Option<String>)]) -> Self {
+        let file = file(&redis.url(), &kafka.bootstrap(), shards);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pipeline"));
+        command
+            .args([
+                "serve",
+                "--listen=127.0.0.1:0",
+                "--retry-scale=0.01",
+                "--proxies=1",
+            ])
+            .args(["--ip-limit=1000000", "--user-limit=1000000", "--services"])
+            .arg(file.path());
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            file,
+            server: Server::spawn(command),
+        }
+    }
+
+    fn load(&self, seed: u64, seconds: u64) -> Load {
+        Load {
+            server: self.server.address,
+            rate: 300,
+            duration: Duration::from_secs(seconds),
+            connections: 64,
+            users: 300,
+            products: 1_000,
+            mix: Mix {
+                writes: 0.8,
+                repeats: 0.2,
+                ..Mix::default()
+            },
+            seed,
+        }
+    }
+
+    /// Sends a load, and answers how many orders were accepted in it.
+    async fn send(&self, seed: u64, seconds: u64) -> u64 {
+        let load = self.load(seed, seconds);
+        let run = self.run(&load);
+        run.drive(&load).await;
+        let accepted = run.look(|ledger, _| ledger.accepted());
+        run.close().unwrap();
+        accepted
+    }
+
+    fn run(&self, load: &Load) -> Run {
+        let ledger = LedgerFile::open(&self.home.path().join("ledger")).unwrap();
+        Run::new(load, Some(ledger))
+    }
+
+    /// Asks to take an order of `user` until it answers as wanted.
+    async fn order_until(&self, user: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        tokio::time::timeout(Duration::from_secs(120), async {
+            loop {
+                let body = r#"{"requestId":"probe","item":"no-such-product","quantity":1}"#;
+                let answer = send(self.server.address, post(body, &[("x-user-id", user)])).await;
+                if wanted(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{user}'s order never came to what was wanted"))
+    }
+
+    async fn account(self) -> Accounting {
+        settled(&self.file).await;
+        assert!(self.server.stop().success());
+        let told = read_ledger(&self.home.path().join("ledger")).unwrap();
+        Accounting::of(&told, &books(&self.file).await)
+    }
+}
+
+#[tokio::test]
+async fn with_two_of_three_brokers_down_orders_are_refused_and_nothing_is_lost() {
+    let (redis, kafka, postgres) =
+        tokio::join!(Redis::start(), Kafka::cluster(), Postgres::start());
+    let trial = Trial::start(&redis, &kafka, &[(postgres.url(), None)]).await;
+    let before = trial.send(1, 2).await;
+    assert!(before > 50, "{before}");
+
+    // Under load, so that some records are under way.
+    let load = trial.load(2, 4);
+    let run = trial.run(&load);
+    let driver = tokio::spawn({
+        let run = run.clone();
+        async move { run.drive(&load).await }
+    });
+    while run.look(|ledger, _| ledger.accepted()) < 50 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    kafka.kill(1);
+    kafka.kill(2);
+    let refused = trial
+        .order_until("outage", |answer| answer.status == 503)
+        .await;
+    let status = refused.status.as_u16();
+    let why = refused.json()["detail"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        refused.is_problem() && why.contains("do not"),
+        "{refused:?}"
+    );
+    assert!(refused.headers.contains_key("retry-after"));
+    // Reads go on.
+    let read = send(trial.server.address, get("/api/products/product-1")).await;
+    assert_eq!(read.status, 200);
+    driver.await.unwrap();
+    run.close().unwrap();
+
+    kafka.restart_all([1, 2]).await;
+    trial
+        .order_until("outage", |answer| answer.status == 202)
+        .await;
+    assert!(trial.send(3, 2).await > 50);
+    let accounting = trial.account().await;
+    println!("figure pipeline/two-brokers-down-status: {status}");
+    println!("figure pipeline/two-brokers-down-lost: {}", accounting.lost);
+    assert_eq!(
+        (accounting.lost, accounting.double_applied),
+        (0, 0),
+        "{accounting:?}"
+    );
+    assert!(accounting.drained, "{accounting:?}");
+}
+
+#[tokio::test]
+async fn a_replica_that_lagged_takes_over_and_the_log_is_applied_again_from_where_it_was() {
+    let (redis, kafka, primary) = tokio::join!(Redis::start(), Kafka::start(), Postgres::start());
+    let replica = primary.replica().await;
+    let shard = (primary.url(), Some(replica.url()));
+    let trial = Trial::start(&redis, &kafka, &[shard]).await;
+    trial.send(1, 2).await;
+    settled(&trial.file).await;
+    // From here on it receives nothing.
+    replica.pause();
+    let unseen = trial.send(2, 2).await;
+    assert!(unseen > 50, "{unseen}");
+    settled(&trial.file).await;
+    primary.kill();
+    replica.resume();
+    replica.promote().await;
+    // It goes on without anybody's help.
+    let after = trial.send(3, 2).await;
+    assert!(after > 50, "{after}");
+    let figures = until(trial.server.address, "/metrics", |answer| {
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        said.lines()
+            .any(|line| line.starts_with("pipeline_went_back_total ") && !line.ends_with(" 0"))
+    })
+    .await;
+    assert_eq!(figures.status, 200);
+    let accounting = trial.account().await;
+    println!("figure pipeline/lost-over-failover: {}", accounting.lost);
+    println!(
+        "figure pipeline/twice-over-failover: {}",
+        accounting.double_applied
+    );
+    assert!(accounting.closed, "{accounting:?}");
+}
+
+#[tokio::test]
+async fn without_redis_orders_are_refused_and_with_an_empty_one_keys_are_still_known() {
+    let (redis, kafka, postgres) = tokio::join!(Redis::start(), Kafka::start(), Postgres::start());
+    let trial = Trial::start(&redis, &kafka, &[(postgres.url(), None)]).await;
+    let body = r#"{"requestId":"once","item":"product-1","quantity":1}"#;
+    let other = r#"{"requestId":"once","item":"product-1","quantity":2}"#;
+    let order =
+        |body: &'static str| send(trial.server.address, post(body, &[("x-user-id", "alice")]));
+    let first = order(body).await;
+    assert_eq!(first.status, 202);
+    settled(&trial.file).await;
+    redis.pause();
+    let refused = trial
+        .order_until("outage", |answer| answer.status == 503)
+        .await;
+    assert!(refused.is_problem(), "{refused:?}");
+    // Reads go on without it, from the shards.
+    until(trial.server.address, "/api/users/alice", |answer| {
+        answer.status == 200
+    })
+    .await;
+    redis.resume();
+    trial
+        .order_until("outage", |answer| answer.status == 202)
+        .await;
+    // As after a restart without persistence.
+    assert_eq!(redis.ask(&["FLUSHALL"]).await, "OK");
+    let again = order(body).await;
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    assert_eq!(order(other).await.status, 422);
+    assert_eq!(trial.account().await.double_applied, 0);
+}
