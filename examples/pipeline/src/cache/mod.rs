@@ -294,7 +294,9 @@ impl ReadCache {
         self.inner.misses.fetch_add(1, Ordering::Relaxed);
         self.inner.loads_begun.fetch_add(1, Ordering::Relaxed);
         let loaded = load(query.clone(), at_least).await?;
-        second.set(&query, &loaded).await;
+        let (second, known) = (Arc::clone(second), loaded.clone());
+        // Nobody waits for it: the answer is there.
+        tokio::spawn(async move { second.set(&query, &known).await });
         Ok(loaded)
     }
 
@@ -346,6 +348,14 @@ impl ReadCache {
                 }
                 _ => Op::Put(new),
             });
+    }
+
+    /// What this process has of it, without looking any further.
+    pub fn peek(&self, query: &Query) -> Option<Loaded> {
+        match self.inner.entries.get(query) {
+            Some(Entry::Value(loaded)) => Some(loaded),
+            _ => None,
+        }
     }
 
     /// Loads that went to a shard.

@@ -41,8 +41,9 @@ const PRODUCE: Duration = Duration::from_secs(15);
 /// How long a read waits for the first record.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// How long a read waits for a record that is known to be there.
-const FETCH: Duration = Duration::from_secs(10);
+/// How long a read waits for a record that is known to be there, and after what time it goes there anew.
+const FETCH: Duration = Duration::from_secs(20);
+const ANEW: Duration = Duration::from_secs(4);
 
 /// How long a question to the brokers may take.
 pub(crate) const ASK: Duration = Duration::from_secs(5);
@@ -215,6 +216,7 @@ impl Log for KafkaLog {
     async fn read(&self, partition: u16, from: Position, max: usize) -> Result<Chunk, ReadError> {
         let consumer = self.consumer()?;
         let start = Instant::now();
+        let mut sought = start;
         loop {
             let arrived = self.queues.arrived(partition);
             let mut arrived = std::pin::pin!(arrived);
@@ -229,27 +231,30 @@ impl Log for KafkaLog {
                 }
                 Taken::Elsewhere => {
                     consumer.seek(partition, from).await?;
+                    sought = Instant::now();
                 }
                 Taken::Lost => return Err(consumer.explain(partition, from).await),
                 Taken::Nothing => {}
             }
-            let waits = if self.queues.end(partition) > from {
-                FETCH
-            } else {
-                WAIT
-            };
-            let left = waits.saturating_sub(start.elapsed());
-            if tokio::time::timeout(left, arrived).await.is_err() {
-                if waits == FETCH {
-                    return Err(ReadError::Unavailable(
-                        "the brokers do not send what is there".to_owned(),
-                    ));
-                }
+            let is_there = self.queues.end(partition) > from;
+            if is_there && start.elapsed() >= FETCH {
+                return Err(ReadError::Unavailable(
+                    "the brokers do not send what is there".to_owned(),
+                ));
+            }
+            if !is_there && start.elapsed() >= WAIT {
                 return Ok(Chunk {
                     entries: Vec::new(),
                     next: from,
                 });
             }
+            if sought.elapsed() >= ANEW {
+                // Whatever became of the last seek: a leader may have changed meanwhile.
+                self.queues.restart(partition, None);
+                continue;
+            }
+            // It fails when nothing arrived, and that is looked at above.
+            let _ = tokio::time::timeout(WAIT, arrived).await;
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod apply;
 mod connect;
+mod orders;
 mod query;
 mod schema;
 mod statements;
@@ -21,10 +22,12 @@ use seawall_shard_router::Role;
 use tokio_postgres::Config;
 
 use self::connect::{Connection, Connector, Want};
+use self::orders::Orders;
 use super::{
     Applied, Batch, Query, ShardDb, ShardError, StoredLetter, Tally, Versioned, Watermark,
 };
 use crate::log::LogId;
+use crate::order::OrderId;
 
 pub use self::connect::ConnectError;
 pub use self::schema::SetupError;
@@ -36,7 +39,7 @@ const WRITERS: u32 = 4;
 const READERS: u32 = 4;
 
 /// How long a transaction may take, with its wait for a connection.
-const TRANSACTION: Duration = Duration::from_secs(10);
+const TRANSACTION: Duration = Duration::from_secs(20);
 
 /// How long a read may take, with its wait for a connection.
 const READ: Duration = Duration::from_secs(2);
@@ -70,6 +73,9 @@ pub struct Identity {
 #[derive(Clone)]
 pub struct PostgresShard {
     inner: Arc<Inner>,
+    /// Orders on the primary, and on a replica.
+    orders: Orders,
+    lagging: Orders,
 }
 
 struct Inner {
@@ -92,26 +98,41 @@ impl PostgresShard {
     pub async fn open(place: Place, identity: Identity) -> Result<Self, SetupError> {
         let connector = |want| Connector::new(&place, want);
         schema::set_up(&connector(Want::Primary), &place.schema, identity).await?;
-        let pool = |want, size| {
+        let pool = |want, size, patience| {
             Pool::builder()
                 .max_size(size)
                 .min_idle(Some(0))
-                .connection_timeout(READ)
+                .connection_timeout(patience)
                 // A dead connection is noticed by whoever uses it, and a check costs as much as a read.
                 .test_on_check_out(false)
                 .idle_timeout(Some(Duration::from_secs(60)))
                 .build_unchecked(connector(want))
         };
-        Ok(Self {
-            inner: Arc::new(Inner {
+        let inner = Arc::new(Inner {
                 name: place.name.clone(),
                 schema: place.schema.clone(),
                 log: identity.log,
-                writers: pool(Want::Primary, WRITERS),
-                readers: pool(Want::Primary, READERS),
-                lagging: pool(Want::Replica, READERS),
+                writers: pool(Want::Primary, WRITERS, TRANSACTION),
+                readers: pool(Want::Primary, READERS, READ),
+                lagging: pool(Want::Replica, READERS, READ),
                 known: Mutex::default(),
-            }),
+        });
+        let orders = |pool: fn(&Inner) -> &Pool<Connector>| {
+            let inner = Arc::clone(&inner);
+            Orders::start(move |ids: Vec<OrderId>| {
+                let inner = Arc::clone(&inner);
+                async move {
+                    let find = move |_, db: Arc<Connection>| async move {
+                        Ok(query::orders(&db, &ids).await?)
+                    };
+                    inner.on(pool, READ, find).await
+                }
+            })
+        };
+        Ok(Self {
+            orders: orders(|inner| &inner.readers),
+            lagging: orders(|inner| &inner.lagging),
+            inner,
         })
     }
 
@@ -122,18 +143,34 @@ impl PostgresShard {
     /// As any write.
     pub async fn remove(&self) -> Result<(), ShardError> {
         let drop = format!("DROP SCHEMA {} CASCADE", self.inner.schema);
-        self.on(
+        self.inner.on(
             |inner| &inner.writers,
             TRANSACTION,
             move |_, db| async move { Ok(db.client.batch_execute(&drop).await?) },
         )
         .await
     }
+}
 
+/// Why a transaction or a read did not do what it was to.
+enum Failed {
+    /// The shard said no, and the transaction is rolled back.
+    Refused(ShardError),
+    /// PostgreSQL failed; the connection is in an unknown state.
+    Postgres(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(why: tokio_postgres::Error) -> Self {
+        Self::Postgres(why)
+    }
+}
+
+impl Inner {
     /// Runs something on a connection in a task of its own, within a time. A connection on which it did not end well
     /// is not used again.
     async fn on<T, F>(
-        &self,
+        self: &Arc<Self>,
         pool: fn(&Inner) -> &Pool<Connector>,
         within: Duration,
         work: impl FnOnce(Arc<Inner>, Arc<Connection>) -> F + Send + 'static,
@@ -142,7 +179,7 @@ impl PostgresShard {
         T: Send + 'static,
         F: Future<Output = Result<T, Failed>> + Send,
     {
-        let inner = Arc::clone(&self.inner);
+        let inner = Arc::clone(self);
         let task = tokio::spawn(async move {
             let run = async {
                 let connection = pool(&inner)
@@ -170,25 +207,9 @@ impl PostgresShard {
         task.await
             .unwrap_or_else(|panic| Err(ShardError::Unavailable(panic.to_string())))
     }
-}
 
-/// Why a transaction or a read did not do what it was to.
-enum Failed {
-    /// The shard said no, and the transaction is rolled back.
-    Refused(ShardError),
-    /// PostgreSQL failed; the connection is in an unknown state.
-    Postgres(tokio_postgres::Error),
-}
-
-impl From<tokio_postgres::Error> for Failed {
-    fn from(why: tokio_postgres::Error) -> Self {
-        Self::Postgres(why)
-    }
-}
-
-impl Inner {
     fn unavailable(&self, why: &(dyn std::error::Error + 'static)) -> ShardError {
-        ShardError::Unavailable(format!("{}: {}", self.name, connect::chain(why)))
+        ShardError::Unavailable(format!("{}: {}", self.name, crate::errors::chain(why)))
     }
 }
 
@@ -197,7 +218,7 @@ impl ShardDb for PostgresShard {
         if log != self.inner.log {
             return Err(ShardError::ForeignLog);
         }
-        self.on(
+        self.inner.on(
             |inner| &inner.writers,
             TRANSACTION,
             move |_, db| async move { apply::adopt(&db, partition, log, epoch).await },
@@ -211,7 +232,7 @@ impl ShardDb for PostgresShard {
                 "its rows are out of order, or outside of its range",
             ));
         }
-        self.on(
+        self.inner.on(
             |inner| &inner.writers,
             TRANSACTION,
             move |inner, db| async move { apply::apply(&db, &inner.known, &batch).await },
@@ -220,12 +241,20 @@ impl ShardDb for PostgresShard {
     }
 
     async fn read(&self, from: Role, query: Query) -> Result<Versioned, ShardError> {
+        if let Query::Order(id) = query {
+            let orders = if from.is_primary() {
+                &self.orders
+            } else {
+                &self.lagging
+            };
+            return orders.find(id).await;
+        }
         let pool: fn(&Inner) -> &Pool<Connector> = if from.is_primary() {
             |inner| &inner.readers
         } else {
             |inner| &inner.lagging
         };
-        self.on(pool, READ, move |_, db| async move {
+        self.inner.on(pool, READ, move |_, db| async move {
             Ok(query::document(&db, &query).await?)
         })
         .await
@@ -237,14 +266,14 @@ impl ShardDb for PostgresShard {
         } else {
             |inner| &inner.lagging
         };
-        self.on(pool, READ, |_, db| async move {
+        self.inner.on(pool, READ, |_, db| async move {
             Ok(Some(query::position(&db).await?))
         })
         .await
     }
 
     async fn tally(&self) -> Result<Tally, ShardError> {
-        self.on(
+        self.inner.on(
             |inner| &inner.readers,
             TALLY,
             |_, db| async move { Ok(query::tally(&db).await?) },
@@ -253,7 +282,7 @@ impl ShardDb for PostgresShard {
     }
 
     async fn letters(&self) -> Result<u64, ShardError> {
-        self.on(
+        self.inner.on(
             |inner| &inner.readers,
             READ,
             |_, db| async move { Ok(query::letters(&db).await?) },
@@ -266,7 +295,7 @@ impl ShardDb for PostgresShard {
         after: String,
         max: usize,
     ) -> Result<Vec<StoredLetter>, ShardError> {
-        self.on(
+        self.inner.on(
             |inner| &inner.readers,
             READ,
             move |_, db| async move { Ok(query::letters_page(&db, &after, max).await?) },

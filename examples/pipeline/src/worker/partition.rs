@@ -16,7 +16,7 @@ use super::size::BatchSize;
 use super::{Ending, Shared};
 use crate::chaos::failpoint::{Step, reach};
 use crate::chaos::sabotage::{self, Sabotage};
-use crate::errors::find;
+use crate::errors::{chain, find};
 use crate::log::{Chunk, Log, Position, ReadError, Reader};
 use crate::shard::{Applied, Batch, Fate, Query, Row, ShardError};
 use crate::shards::{Ask, ShardAnswer, ShardRequest, Write};
@@ -189,7 +189,7 @@ impl<L: Log> PartitionWorker<L> {
                 }
                 Err(error) => match find::<ShardError>(&*error) {
                     Some(fatal @ ShardError::ForeignLog) => return Err(fatal.to_string()),
-                    _ => self.pause(&error.to_string()).await,
+                    _ => self.pause(&chain(&*error)).await,
                 },
             }
         }
@@ -423,7 +423,7 @@ impl<L: Log> PartitionWorker<L> {
             }
             _ => {}
         }
-        self.pause(&error.to_string()).await;
+        self.pause(&chain(&**error)).await;
         let mut again = part.take();
         if !others_served {
             return Next::Instead(vec![again]);

@@ -173,7 +173,7 @@ pub async fn until(
     path: &str,
     mut wanted: impl FnMut(&Answer) -> bool,
 ) -> Answer {
-    let patience = tokio::time::Duration::from_secs(30);
+    let patience = tokio::time::Duration::from_secs(120);
     tokio::time::timeout(patience, async {
         loop {
             let answer = send(server, get(path)).await;

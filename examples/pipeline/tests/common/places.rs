@@ -195,7 +195,7 @@ pub mod remote {
         let there = pipeline::services::Services::connect(&places, Reading::All)
             .await
             .expect("they answer");
-        let patience = Duration::from_secs(90);
+        let patience = Duration::from_secs(240);
         tokio::time::timeout(patience, async {
             while !is_settled(&there).await {
                 tokio::time::sleep(Duration::from_millis(50)).await;

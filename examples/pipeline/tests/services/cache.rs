@@ -17,7 +17,7 @@ type Connection = redis::aio::ConnectionManager;
 async fn level(server: &Redis) -> RedisLevel<Shared<Connection>> {
     let client = redis::Client::open(server.url()).unwrap();
     let connection = client.get_connection_manager().await.unwrap();
-    let client = Client::shared(connection).deadline(Duration::from_secs(5));
+    let client = Client::shared(connection).deadline(Duration::from_secs(1));
     RedisLevel::new(client, "test:")
 }
 

@@ -27,8 +27,15 @@ const POLL: Duration = Duration::from_millis(10);
 /// How often positions are committed.
 const COMMIT: Duration = Duration::from_millis(500);
 
+/// How long to wait for leaders that are just being found.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a seek may take, which asks nobody.
 const SEEK: Duration = Duration::from_secs(1);
+
+/// Where a partition stands until somebody says from where on it is read: paused, at an offset for which nobody has to
+/// be asked.
+const NOWHERE: Offset = Offset::Offset(0);
 
 /// Fetches records into the queues.
 pub(super) struct Consumer {
@@ -73,7 +80,7 @@ impl ConsumerContext for Context {
         let done = match what {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 // Not from the group's offset: each waits for its worker, who knows the shard's watermark.
-                let set = list.set_all_offsets(Offset::End);
+                let set = list.set_all_offsets(NOWHERE);
                 let assigned = set
                     .and_then(|()| client.incremental_assign(list))
                     .and_then(|()| client.pause(list));
@@ -128,7 +135,7 @@ impl Consumer {
             Reading::All => {
                 let mut all = TopicPartitionList::new();
                 for partition in 0..queues.count() {
-                    all.add_partition_offset(topic, partition.into(), Offset::End)
+                    all.add_partition_offset(topic, partition.into(), NOWHERE)
                         .map_err(|why| why.to_string())?;
                 }
                 consumer
@@ -165,13 +172,22 @@ impl Consumer {
         };
         if reading == Reading::All {
             for partition in 0..queues.count() {
-                started
-                    .bounds(partition)
-                    .await
-                    .map_err(|why| why.to_string())?;
+                started.find_end(partition).await?;
             }
         }
         Ok(started)
+    }
+
+    /// Learns where a partition ends. One that is just being given to another leader has none for a moment.
+    async fn find_end(&self, partition: u16) -> Result<(), String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.bounds(partition).await {
+                Ok(_) => return Ok(()),
+                Err(why) if Instant::now() >= until => return Err(why.to_string()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 
     /// Goes to a position, which has to be there.

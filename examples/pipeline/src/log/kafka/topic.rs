@@ -7,6 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::time::Instant;
 
 use super::{ASK, Settings};
 use crate::log::{LogId, Position};
@@ -50,33 +51,23 @@ pub(super) async fn find_or_make(
         Some(Err((topic, why))) => return Err(format!("topic {topic:?} cannot be made: {why}")),
         None => return Err("the brokers did not say whether they made the topic".to_owned()),
     }
-    let described = admin
-        .describe_configs([&ResourceSpecifier::Topic(&settings.topic)], &options)
-        .await
-        .map_err(|why| why.to_string())?;
-    let min_in_sync = described
-        .into_iter()
-        .next()
-        .and_then(Result::ok)
-        .and_then(|found| {
-            let entry = found.get("min.insync.replicas")?;
-            entry.value.as_ref()?.parse().ok()
-        })
-        .ok_or("the brokers did not say how many replicas a record has to have")?;
-    let admin = Arc::new(admin);
+    let admin_of = Arc::new(admin);
     // A topic that was just made is not known everywhere yet.
-    for _ in 0..50 {
-        let (admin, name) = (Arc::clone(&admin), settings.topic.clone());
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        let (admin, name) = (Arc::clone(&admin_of), settings.topic.clone());
         let asked = tokio::task::spawn_blocking(move || look(&admin, &name));
         let (cluster, found) = asked.await.map_err(|panic| panic.to_string())??;
-        if found == usize::from(settings.partitions) {
+        if found == usize::from(settings.partitions)
+            && let Some(min_in_sync) = min_in_sync(&admin_of, &settings.topic, &options).await?
+        {
             let id = digest(&[b"kafka log", cluster.as_bytes(), settings.topic.as_bytes()]);
             return Ok(Known {
                 id: LogId(id),
                 min_in_sync,
             });
         }
-        if found > 0 {
+        if found > 0 && found != usize::from(settings.partitions) {
             return Err(format!(
                 "topic {:?} has {found} partitions, and not {}",
                 settings.topic, settings.partitions
@@ -85,6 +76,23 @@ pub(super) async fn find_or_make(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Err(format!("topic {:?} does not appear", settings.topic))
+}
+
+/// How many replicas have to have a record; nothing where the brokers do not know of the topic yet.
+async fn min_in_sync(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &str,
+    options: &AdminOptions,
+) -> Result<Option<usize>, String> {
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(topic)], options)
+        .await
+        .map_err(|why| why.to_string())?;
+    let found = described.into_iter().next().and_then(Result::ok);
+    Ok(found.and_then(|found| {
+        let entry = found.get("min.insync.replicas")?;
+        entry.value.as_ref()?.parse().ok()
+    }))
 }
 
 /// Which cluster it is, and how many partitions it knows of a topic.

@@ -15,9 +15,10 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use super::Place;
 use super::statements::Statements;
+use crate::errors::chain;
 
 /// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Which server a connection should be to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,15 +216,3 @@ impl fmt::Display for ConnectError {
 }
 
 impl Error for ConnectError {}
-
-/// An error with its sources, in one line: PostgreSQL's own say little themselves.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        said.push_str(": ");
-        said.push_str(&error.to_string());
-        next = error.source();
-    }
-    said.replace('\n', " ")
-}

@@ -1,5 +1,8 @@
 //! What is read of a shard.
 
+use std::collections::HashMap;
+
+use seawall_shard_router::Slot;
 use tokio_postgres::{Error, Row};
 
 use super::connect::Connection;
@@ -12,7 +15,7 @@ use crate::shard::{
 
 pub(super) async fn document(db: &Connection, query: &Query) -> Result<Versioned, Error> {
     let found = match query {
-        Query::Order(id) => order(db, *id).await,
+        Query::Order(id) => orders(db, &[*id]).await.map(|mut found| found.remove(id)),
         // No text of PostgreSQL's holds it, so nothing has such a name.
         Query::Account(id) | Query::Product(id) if id.contains('\0') => Ok(None),
         Query::Account(id) => account(db, id).await,
@@ -24,26 +27,40 @@ pub(super) async fn document(db: &Connection, query: &Query) -> Result<Versioned
     }))
 }
 
-async fn order(db: &Connection, id: OrderId) -> Result<Option<Versioned>, Error> {
-    let slot = i32::from(id.slot.get());
-    let row = db
-        .client
-        .query_opt(&db.statements.order, &[&&id.op.0[..], &slot])
-        .await?;
-    Ok(row.map(|row| Versioned {
-        version: unsigned(&row, 5) + 1,
-        document: Some(Document::Order {
-            state: if row.get(0) {
+/// Those of the orders that are there.
+pub(super) async fn orders(
+    db: &Connection,
+    ids: &[OrderId],
+) -> Result<HashMap<OrderId, Versioned>, Error> {
+    let ops: Vec<&[u8]> = ids.iter().map(|id| &id.op.0[..]).collect();
+    let rows = db.client.query(&db.statements.orders, &[&ops]).await?;
+    // The right operation in a slot that somebody made up is nobody's order, and whoever asks for it does not find it.
+    let found = rows.iter().filter_map(|row| {
+        let slot = u16::try_from(row.get::<_, i32>(1)).ok()?;
+        let id = OrderId {
+            slot: Slot::new(slot)?,
+            op: OpId(bytes(row, 0)),
+        };
+        let document = Document::Order {
+            state: if row.get(2) {
                 State::Applied
             } else {
                 State::Dead
             },
-            class: row.get(1),
-            fingerprint: bytes(&row, 2),
-            item: row.get(3),
-            quantity: units(&row, 4),
-        }),
-    }))
+            class: row.get(3),
+            fingerprint: bytes(row, 4),
+            item: row.get(5),
+            quantity: units(row, 6),
+        };
+        Some((
+            id,
+            Versioned {
+                version: unsigned(row, 7) + 1,
+                document: Some(document),
+            },
+        ))
+    });
+    Ok(found.collect())
 }
 
 async fn account(db: &Connection, id: &str) -> Result<Option<Versioned>, Error> {

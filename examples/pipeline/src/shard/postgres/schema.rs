@@ -5,7 +5,8 @@ use std::fmt;
 use tokio_postgres::Client;
 
 use super::Identity;
-use super::connect::{ConnectError, Connector, chain};
+use super::connect::{ConnectError, Connector};
+use crate::errors::chain;
 use crate::log::LogId;
 use crate::shard::catalogue::{NUMBERS, Product, product};
 

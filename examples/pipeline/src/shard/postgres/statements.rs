@@ -55,9 +55,9 @@ statements! {
              units = mine.units + excluded.units,
              version = greatest(mine.version, excluded.version)",
     move_on: "UPDATE watermark SET position = $2 WHERE partition = $1",
-    order:
-        "SELECT applied, class, fingerprint, item, quantity, at_offset FROM op
-         WHERE op = $1 AND slot = $2",
+    orders:
+        "SELECT op, slot, applied, class, fingerprint, item, quantity, at_offset FROM op
+         WHERE op = ANY($1)",
     account: "SELECT orders, units, version FROM account WHERE id = $1",
     product: "SELECT name, price_cents FROM product WHERE id = $1",
     position:
