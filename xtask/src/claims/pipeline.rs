@@ -31,21 +31,21 @@ pub(super) const CLAIMS: &[Claim] = &[
         "pipeline/rows-of-two",
         "the same order sent twice is one row and the same bytes",
         Equals(1.0),
-        "the_same_order_twice_gives_the_same_bytes_and_one_row",
+        "embedded::the_same_order_twice_gives_the_same_bytes_and_one_row",
     )
     .in_file("serve"),
     Claim::test(
         "pipeline/rows-of-fifty",
         "the same order sent fifty times at once is one row",
         Equals(1.0),
-        "fifty_at_once_give_one_row_and_one_answer",
+        "embedded::fifty_at_once_give_one_row_and_one_answer",
     )
     .in_file("serve"),
     Claim::test(
         "pipeline/reused-key-status",
         "another body under the same key is 422",
         Equals(422.0),
-        "another_body_under_the_same_key_is_refused_before_and_after_a_restart",
+        "embedded::another_body_under_the_same_key_is_refused_before_and_after_a_restart",
     )
     .in_file("serve"),
     Claim::test(
@@ -92,10 +92,78 @@ pub(super) const CLAIMS: &[Claim] = &[
         "/closed",
     )
     .long(),
+    Claim::demo(
+        "pipeline/hit-rate",
+        "the demo's reads are answered from the cache four times out of five",
+        AtLeast(0.8),
+        "/cache/hit_rate",
+    ),
+    Claim::test(
+        "pipeline/stale-sets",
+        "over a million orders of commits, invalidations and late loads nothing stale stays cached",
+        Equals(0.0),
+        "over_a_million_interleavings_nothing_stale_is_left",
+    )
+    .in_file("cache"),
+    Claim::test(
+        "pipeline/loads-of-a-hot-expiry",
+        "of a hundred readers in two processes one goes to the shard",
+        Equals(1.0),
+        "cache::of_many_in_two_processes_one_loads",
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/rows-at-two-processes",
+        "one key at two API processes at once is one row",
+        Equals(1.0),
+        "roles::one_key_at_two_processes_at_once_is_one_order",
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/two-brokers-down-status",
+        "with two of three brokers down orders are refused with 503",
+        Equals(503.0),
+        BROKERS,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/two-brokers-down-lost",
+        "two of three brokers down and back lose nothing",
+        Equals(0.0),
+        BROKERS,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/lost-over-failover",
+        "a PostgreSQL replica that lagged takes over and nothing is lost",
+        Equals(0.0),
+        FAILOVER,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/twice-over-failover",
+        "a PostgreSQL replica that lagged takes over and nothing is applied twice",
+        Equals(0.0),
+        FAILOVER,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/lost-over-kills-on-services",
+        "kill -9 under load and a restart lose nothing on Kafka and PostgreSQL either",
+        Equals(0.0),
+        "nothing_accepted_is_lost_on_services_when_the_server_is_killed_under_load",
+    )
+    .in_file("crash"),
 ];
 
 /// Two hundred runs on the embedded store.
 const LONG: &[&str] = &["--runs", "200", "--seed", "1", "--jobs", "2"];
+
+const BROKERS: &str =
+    "outages::with_two_of_three_brokers_down_orders_are_refused_and_nothing_is_lost";
+
+const FAILOVER: &str =
+    "outages::a_replica_that_lagged_takes_over_and_the_log_is_applied_again_from_where_it_was";
 
 const CRASH: &str =
     "nothing_accepted_is_lost_when_the_server_is_killed_under_load_and_nothing_applies_twice";
