@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pipeline::cache::ReadCache;
-use pipeline::log::{AppendError, Chunk, Entry, Log, LogId, Position, ReadError};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use pipeline::cache::{Loaded, Looked, ReadCache, SecondLevel};
+use pipeline::log::{AppendError, Chunk, Entry, Log, LogId, Position, ReadError, Reader};
 use pipeline::order::{OpId, Order, Principal, Record};
 use pipeline::shard::{
     Applied, Batch, Fate, Query, ShardDb, ShardError, State, StoredLetter, Tally, Versioned,
@@ -29,6 +31,7 @@ struct ModelLog {
     partitions: Vec<(Mutex<Vec<Entry>>, watch::Sender<Position>)>,
     next: Mutex<u64>,
     committed: Mutex<BTreeMap<u16, Position>>,
+    readers: Vec<watch::Sender<Reader>>,
 }
 
 impl ModelLog {
@@ -38,6 +41,9 @@ impl ModelLog {
             partitions: (0..partitions).map(partition).collect(),
             next: Mutex::new(3),
             committed: Mutex::default(),
+            readers: (0..partitions)
+                .map(|_| watch::Sender::new(Reader::Here))
+                .collect(),
         }
     }
 
@@ -80,6 +86,10 @@ impl Log for ModelLog {
             entries: found,
             next,
         })
+    }
+
+    fn reader(&self, partition: u16) -> watch::Receiver<Reader> {
+        self.readers[usize::from(partition)].subscribe()
     }
 
     fn end(&self, partition: u16) -> watch::Receiver<Position> {
@@ -261,6 +271,10 @@ struct Rig {
 impl Rig {
     /// Ten partitions on so many shards.
     fn new(count: u16) -> Self {
+        Self::with(count, ReadCache::new(1_000))
+    }
+
+    fn with(count: u16, cache: ReadCache) -> Self {
         let log = Arc::new(ModelLog::new(10));
         let shards: Vec<Arc<ModelShard>> = (0..count).map(|_| Arc::default()).collect();
         let topology = TopologyHandle::new(first_topology(count).expect("shards"));
@@ -268,13 +282,14 @@ impl Rig {
         let stack = messages(&routed, &topology, LOG, RetrySettings { scale: 1.0 });
         let settings = WorkerSettings {
             linger: Duration::from_millis(5),
+            recheck: Some(Duration::from_secs(5)),
             ..WorkerSettings::default()
         };
         let shared = Arc::new(Shared::new(
             Arc::clone(&log),
             topology,
             stack,
-            ReadCache::new(1_000),
+            cache,
             settings,
         ));
         let workers = Workers::start(&shared);
@@ -543,4 +558,129 @@ async fn one_hung_shard_leaves_the_partitions_of_the_others_alone() {
     .await
     .expect("eight partitions are done at once");
     assert_eq!(rig.effects(2), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_that_no_batch_meets_is_noticed_all_the_same() {
+    let rig = Rig::new(1);
+    let mut ops = Vec::new();
+    for n in 0..10 {
+        ops.push(rig.order(3, n, "tea"));
+        rig.settle().await;
+    }
+    // A replica takes over that has none of it, and nobody orders anything any more.
+    rig.shards[0].rows.lock().unwrap().clone_from(&Rows {
+        marks: (0..10).map(|partition| (partition, (1, 0))).collect(),
+        ..Rows::default()
+    });
+    assert_eq!(rig.effects(0), []);
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, async {
+        while rig.effects(0) != ops {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("it is applied again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_is_read_elsewhere_is_left_alone_until_it_comes_back() {
+    let rig = Rig::new(1);
+    rig.log.readers[4].send_replace(Reader::Elsewhere);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let op = rig.order(4, 1, "tea");
+    rig.settle().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.effects(0), []);
+    rig.log.readers[4].send_replace(Reader::Here);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.effects(0), [op]);
+    assert!(rig.workers.finish(Duration::from_secs(60)).await);
+}
+
+/// A shared level of the cache that is there or not, and remembers what it was told.
+#[derive(Default)]
+struct Level {
+    out: Mutex<bool>,
+    told: Mutex<BTreeMap<u64, Query>>,
+}
+
+impl SecondLevel for Level {
+    fn get<'a>(&'a self, _: &'a Query) -> BoxFuture<'a, Looked> {
+        ready(Looked::Unreachable).boxed()
+    }
+
+    fn set<'a>(&'a self, _: &'a Query, _: &'a Loaded) -> BoxFuture<'a, ()> {
+        ready(()).boxed()
+    }
+
+    fn invalidate<'a>(&'a self, changed: &'a [(Query, u64)]) -> BoxFuture<'a, bool> {
+        let out = *self.out.lock().unwrap();
+        if !out {
+            let orders = changed
+                .iter()
+                .filter(|(query, _)| matches!(query, Query::Order(_)));
+            let told = orders.map(|(query, version)| (*version, query.clone()));
+            self.told.lock().unwrap().extend(told);
+        }
+        ready(!out).boxed()
+    }
+
+    fn is_reachable(&self) -> bool {
+        !*self.out.lock().unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_readers_could_not_be_told_of_is_applied_not_committed_and_told_later() {
+    let level = Arc::new(Level::default());
+    let rig = Rig::with(1, ReadCache::over(1_000, level.clone()));
+    rig.order(0, 0, "tea");
+    rig.settle().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let committed = rig.log.committed(0).await.unwrap();
+    assert_eq!(level.told.lock().unwrap().len(), 1);
+
+    *level.out.lock().unwrap() = true;
+    for n in 1..6 {
+        rig.order(0, n, "tea");
+        rig.settle().await;
+    }
+    assert_eq!(rig.effects(0).len(), 6);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.log.committed(0).await.unwrap(), committed);
+    assert_eq!(level.told.lock().unwrap().len(), 1);
+
+    *level.out.lock().unwrap() = false;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(level.told.lock().unwrap().len(), 6);
+    assert_eq!(
+        rig.log.committed(0).await.unwrap(),
+        *rig.log.end(0).borrow()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_a_partition_over_tells_again_what_lies_behind_the_commit() {
+    let level = Arc::new(Level::default());
+    let rig = Rig::with(1, ReadCache::over(1_000, level.clone()));
+    for n in 0..5 {
+        rig.order(0, n, "tea");
+    }
+    rig.settle().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Whoever had it ended between the transaction and the word to readers.
+    rig.log.commit(0, Position(0));
+    level.told.lock().unwrap().clear();
+    rig.log.readers[0].send_replace(Reader::Elsewhere);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    rig.log.readers[0].send_replace(Reader::Here);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(level.told.lock().unwrap().len(), 5);
+    assert_eq!(rig.effects(0).len(), 5);
+    assert_eq!(
+        rig.log.committed(0).await.unwrap(),
+        *rig.log.end(0).borrow()
+    );
 }

@@ -109,13 +109,13 @@ impl PostgresShard {
                 .build_unchecked(connector(want))
         };
         let inner = Arc::new(Inner {
-                name: place.name.clone(),
-                schema: place.schema.clone(),
-                log: identity.log,
-                writers: pool(Want::Primary, WRITERS, TRANSACTION),
-                readers: pool(Want::Primary, READERS, READ),
-                lagging: pool(Want::Replica, READERS, READ),
-                known: Mutex::default(),
+            name: place.name.clone(),
+            schema: place.schema.clone(),
+            log: identity.log,
+            writers: pool(Want::Primary, WRITERS, TRANSACTION),
+            readers: pool(Want::Primary, READERS, READ),
+            lagging: pool(Want::Replica, READERS, READ),
+            known: Mutex::default(),
         });
         let orders = |pool: fn(&Inner) -> &Pool<Connector>| {
             let inner = Arc::clone(&inner);
@@ -143,12 +143,13 @@ impl PostgresShard {
     /// As any write.
     pub async fn remove(&self) -> Result<(), ShardError> {
         let drop = format!("DROP SCHEMA {} CASCADE", self.inner.schema);
-        self.inner.on(
-            |inner| &inner.writers,
-            TRANSACTION,
-            move |_, db| async move { Ok(db.client.batch_execute(&drop).await?) },
-        )
-        .await
+        self.inner
+            .on(
+                |inner| &inner.writers,
+                TRANSACTION,
+                move |_, db| async move { Ok(db.client.batch_execute(&drop).await?) },
+            )
+            .await
     }
 }
 
@@ -218,12 +219,13 @@ impl ShardDb for PostgresShard {
         if log != self.inner.log {
             return Err(ShardError::ForeignLog);
         }
-        self.inner.on(
-            |inner| &inner.writers,
-            TRANSACTION,
-            move |_, db| async move { apply::adopt(&db, partition, log, epoch).await },
-        )
-        .await
+        self.inner
+            .on(
+                |inner| &inner.writers,
+                TRANSACTION,
+                move |_, db| async move { apply::adopt(&db, partition, log, epoch).await },
+            )
+            .await
     }
 
     async fn apply(&self, batch: Arc<Batch>) -> Result<Applied, ShardError> {
@@ -232,12 +234,13 @@ impl ShardDb for PostgresShard {
                 "its rows are out of order, or outside of its range",
             ));
         }
-        self.inner.on(
-            |inner| &inner.writers,
-            TRANSACTION,
-            move |inner, db| async move { apply::apply(&db, &inner.known, &batch).await },
-        )
-        .await
+        self.inner
+            .on(
+                |inner| &inner.writers,
+                TRANSACTION,
+                move |inner, db| async move { apply::apply(&db, &inner.known, &batch).await },
+            )
+            .await
     }
 
     async fn read(&self, from: Role, query: Query) -> Result<Versioned, ShardError> {
@@ -254,10 +257,11 @@ impl ShardDb for PostgresShard {
         } else {
             |inner| &inner.lagging
         };
-        self.inner.on(pool, READ, move |_, db| async move {
-            Ok(query::document(&db, &query).await?)
-        })
-        .await
+        self.inner
+            .on(pool, READ, move |_, db| async move {
+                Ok(query::document(&db, &query).await?)
+            })
+            .await
     }
 
     async fn position(&self, of: Role) -> Result<Option<u64>, ShardError> {
@@ -266,28 +270,31 @@ impl ShardDb for PostgresShard {
         } else {
             |inner| &inner.lagging
         };
-        self.inner.on(pool, READ, |_, db| async move {
-            Ok(Some(query::position(&db).await?))
-        })
-        .await
+        self.inner
+            .on(pool, READ, |_, db| async move {
+                Ok(Some(query::position(&db).await?))
+            })
+            .await
     }
 
     async fn tally(&self) -> Result<Tally, ShardError> {
-        self.inner.on(
-            |inner| &inner.readers,
-            TALLY,
-            |_, db| async move { Ok(query::tally(&db).await?) },
-        )
-        .await
+        self.inner
+            .on(
+                |inner| &inner.readers,
+                TALLY,
+                |_, db| async move { Ok(query::tally(&db).await?) },
+            )
+            .await
     }
 
     async fn letters(&self) -> Result<u64, ShardError> {
-        self.inner.on(
-            |inner| &inner.readers,
-            READ,
-            |_, db| async move { Ok(query::letters(&db).await?) },
-        )
-        .await
+        self.inner
+            .on(
+                |inner| &inner.readers,
+                READ,
+                |_, db| async move { Ok(query::letters(&db).await?) },
+            )
+            .await
     }
 
     async fn letters_page(
@@ -295,12 +302,13 @@ impl ShardDb for PostgresShard {
         after: String,
         max: usize,
     ) -> Result<Vec<StoredLetter>, ShardError> {
-        self.inner.on(
-            |inner| &inner.readers,
-            READ,
-            move |_, db| async move { Ok(query::letters_page(&db, &after, max).await?) },
-        )
-        .await
+        self.inner
+            .on(
+                |inner| &inner.readers,
+                READ,
+                move |_, db| async move { Ok(query::letters_page(&db, &after, max).await?) },
+            )
+            .await
     }
 }
 

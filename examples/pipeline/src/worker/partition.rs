@@ -103,6 +103,8 @@ impl<L: Log> PartitionWorker<L> {
     /// Reads and applies, as long as the partition is read here. Answers whether that is for good.
     async fn serve(&mut self, reader: &mut watch::Receiver<Reader>) -> Result<bool, String> {
         let mut end = self.shared.log.end(self.partition);
+        // A log that lies elsewhere sends nothing, not even word of its end, before it was asked once.
+        let mut asked = false;
         loop {
             if self.ending.now.is_cancelled() {
                 return Ok(true);
@@ -113,8 +115,11 @@ impl<L: Log> PartitionWorker<L> {
             if self.untold.is_some() {
                 self.tell().await;
             }
-            if *end.borrow_and_update() > self.position {
-                self.linger(&mut end).await;
+            let more = *end.borrow_and_update() > self.position;
+            if more || !asked {
+                if more {
+                    self.linger(&mut end).await;
+                }
                 let size = self.size.get();
                 match self
                     .shared
@@ -122,8 +127,9 @@ impl<L: Log> PartitionWorker<L> {
                     .read(self.partition, self.position, size)
                     .await
                 {
-                    Ok(chunk) if chunk.next == self.position => {}
+                    Ok(chunk) if chunk.next == self.position => asked = true,
                     Ok(chunk) => {
+                        asked = true;
                         reach(Step::AfterRead);
                         if sabotage::on(Sabotage::CommitBeforeWrite) {
                             self.shared.log.commit(self.partition, chunk.next);
@@ -136,6 +142,12 @@ impl<L: Log> PartitionWorker<L> {
             } else if self.ending.at_the_end.is_cancelled() {
                 return Ok(true);
             } else {
+                let recheck = async {
+                    match self.shared.settings.recheck {
+                        Some(after) => tokio::time::sleep(after).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 let tell = async {
                     match self.untold {
                         Some(_) => tokio::time::sleep(TELL_AGAIN).await,
@@ -147,11 +159,37 @@ impl<L: Log> PartitionWorker<L> {
                     // A log of one process never says that its reader changes.
                     Ok(()) = reader.changed() => {}
                     () = tell => {}
+                    () = recheck => {
+                        asked = false;
+                        if !self.is_where_it_was(reader).await? {
+                            return Ok(false);
+                        }
+                    }
                     () = self.ending.at_the_end.cancelled() => {}
                     () = self.ending.now.cancelled() => {}
                 }
             }
         }
+    }
+
+    /// Looks whether the shard is still where this worker left it: another server may have taken over, and nothing
+    /// else would tell before the next record. Answers whether the partition is still read here.
+    async fn is_where_it_was(&mut self, reader: &watch::Receiver<Reader>) -> Result<bool, String> {
+        let before = self.position;
+        let here = self.adopt(reader).await?;
+        if self.position < before {
+            self.went_back();
+        }
+        Ok(here)
+    }
+
+    fn went_back(&self) {
+        metrics::counter!("pipeline_went_back_total").increment(1);
+        tracing::warn!(
+            partition = self.partition,
+            position = self.position.0,
+            "the shard is behind: reading again"
+        );
     }
 
     /// Waits until there is a whole batch, or long enough.
@@ -242,13 +280,8 @@ impl<L: Log> PartitionWorker<L> {
                     }
                 }
                 Next::Back(position) => {
-                    metrics::counter!("pipeline_went_back_total").increment(1);
-                    tracing::warn!(
-                        partition = self.partition,
-                        position = position.0,
-                        "the shard is behind: reading again"
-                    );
                     self.position = position;
+                    self.went_back();
                     return Ok(());
                 }
                 Next::Adopt => {

@@ -20,6 +20,9 @@ pub struct WorkerSettings {
     pub linger: Duration,
     /// How long a partition rests after its retries are exhausted.
     pub pause: Duration,
+    /// How often a partition that has nothing to do looks whether its shard is still where it left it. Needed where
+    /// another server may take a shard over.
+    pub recheck: Option<Duration>,
     /// How often a record may fail alone, while its shard serves others, before it is written off.
     pub alone: u32,
 }
@@ -154,6 +157,7 @@ impl WorkerSettings {
     pub fn remote() -> Self {
         Self {
             linger: Duration::from_millis(250),
+            recheck: Some(Duration::from_secs(5)),
             ..Self::default()
         }
     }
@@ -164,6 +168,7 @@ impl Default for WorkerSettings {
         Self {
             linger: Duration::from_millis(5),
             pause: Duration::from_millis(500),
+            recheck: None,
             alone: 5,
         }
     }

@@ -62,9 +62,9 @@ impl Orders {
 
     pub(super) async fn find(&self, id: OrderId) -> Result<Versioned, ShardError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Asked { id, answer }).map_err(|_| {
-            ShardError::Unavailable("too many reads wait already".to_owned())
-        })?;
+        self.queue
+            .try_send(Asked { id, answer })
+            .map_err(|_| ShardError::Unavailable("too many reads wait already".to_owned()))?;
         answered.await.unwrap_or_else(|_| {
             Err(ShardError::Unavailable(
                 "it ended before it answered".to_owned(),
@@ -133,7 +133,13 @@ mod tests {
                     let even = ids.into_iter().filter(|id| id.op.0[0] % 2 == 0);
                     let found = even.map(|id| {
                         let version = u64::from(id.op.0[0]);
-                        (id, Versioned { version, document: None })
+                        (
+                            id,
+                            Versioned {
+                                version,
+                                document: None,
+                            },
+                        )
                     });
                     Ok(found.collect())
                 }
@@ -155,9 +161,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_that_fails_fails_for_all_who_asked() {
-        let orders = Orders::start(|_| async {
-            Err(ShardError::Unavailable("it is out".to_owned()))
-        });
+        let orders =
+            Orders::start(|_| async { Err(ShardError::Unavailable("it is out".to_owned())) });
         let (one, two) = tokio::join!(orders.find(id(1)), orders.find(id(2)));
         for failed in [one, two] {
             assert!(failed.is_err_and(|why| why.is_transient()));
