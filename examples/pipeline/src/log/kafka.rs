@@ -203,7 +203,12 @@ impl Log for KafkaLog {
             .map_err(|(why, _)| AppendError::Refused(why.to_string()))?;
         match report.await {
             Ok(Ok(delivery)) => {
-                let offset = delivery.offset.cast_unsigned();
+                // An attempt before was seen, but whether its record is safe with the others nobody waited for.
+                let Ok(offset) = u64::try_from(delivery.offset) else {
+                    return Err(AppendError::Unknown(
+                        "the broker has seen it, and does not say where it is".to_owned(),
+                    ));
+                };
                 self.queues.reaches(partition, Position(offset + 1));
                 Ok(offset)
             }

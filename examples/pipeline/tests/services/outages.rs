@@ -94,7 +94,33 @@ impl Trial {
         } else {
             Ledger::default()
         };
-        Accounting::of(&told, &books(&self.file).await)
+        let books = books(&self.file).await;
+        let accounting = Accounting::of(&told, &books);
+        if accounting.lost > 0 {
+            // What a person wants to know who has to find out why.
+            for (op, operation) in told.operations() {
+                let held = books.shards.iter().any(|shard| {
+                    shard
+                        .applied
+                        .iter()
+                        .chain(&shard.dead)
+                        .any(|held| held.op == *op)
+                });
+                let logged = books
+                    .partitions
+                    .iter()
+                    .flat_map(|partition| &partition.records);
+                let logged = logged
+                    .filter(|record| record.order.as_ref().is_some_and(|order| order.op == *op));
+                if operation.accepted.is_some() && !held {
+                    println!(
+                        "lost {op}: {operation:?}, in the log {} times",
+                        logged.count()
+                    );
+                }
+            }
+        }
+        accounting
     }
 }
 
@@ -116,6 +142,10 @@ async fn with_two_of_three_brokers_down_orders_are_refused_and_nothing_is_lost()
     while run.look(|ledger, _| ledger.accepted()) < 50 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    println!(
+        "{} accepted when they are killed",
+        run.look(|ledger, _| ledger.accepted())
+    );
     kafka.kill(1);
     kafka.kill(2);
     let refused = trial
