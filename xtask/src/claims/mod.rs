@@ -189,13 +189,24 @@ mod tests {
                 "pipeline" => root().join("examples/pipeline"),
                 library => root().join(library),
             };
-            let file = folder.join("tests").join(file).with_extension("rs");
-            let text = std::fs::read_to_string(&file)
-                .unwrap_or_else(|error| panic!("{}: {}: {error}", claim.id, file.display()));
-            // A test may lie in a module of that file.
-            let function = format!("fn {}(", name.rsplit("::").next().unwrap_or(name));
+            let file = folder.join("tests").join(file);
+            // A file, or a folder of them.
+            let files: Vec<_> = match std::fs::read_dir(&file) {
+                Ok(folder) => folder.map(|one| one.expect("it is read").path()).collect(),
+                Err(_) => vec![file.with_extension("rs")],
+            };
+            let text: String = files
+                .iter()
+                .map(|file| {
+                    std::fs::read_to_string(file)
+                        .unwrap_or_else(|error| panic!("{}: {}: {error}", claim.id, file.display()))
+                })
+                .collect();
+            // A test may lie in a module of that file, or be made there for each of several kinds.
+            let function = format!("fn {}", name.rsplit("::").next().unwrap_or(name));
+            let (once, of_kinds) = (format!("{function}("), format!("{function}<"));
             assert!(
-                text.contains(&function),
+                text.contains(&once) || text.contains(&of_kinds),
                 "{}: no {name} in {}",
                 claim.id,
                 file.display()
