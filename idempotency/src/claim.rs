@@ -49,6 +49,10 @@ impl<St: Store> Held<St> {
         }
     }
 
+    pub(crate) fn key(&self) -> &RecordKey {
+        &self.key
+    }
+
     pub(crate) fn attempt(&self) -> u64 {
         self.current.attempt
     }

@@ -9,6 +9,7 @@ use crate::{
     claim::Held,
     error::{Error, StoreError},
     key::{Fingerprint, RecordKey},
+    pack::Packing,
     policy::{Abandoned, Rules},
     record::{self, Answer, Found, Pending, Standing, Swap, Swapped},
     store::Store,
@@ -29,6 +30,7 @@ pub(crate) struct Core<St> {
     pub(crate) store: St,
     pub(crate) rules: Rules,
     pub(crate) tasks: Tasks,
+    pub(crate) packing: Packing,
 }
 
 /// How a call begins.
@@ -41,8 +43,8 @@ pub(crate) enum Begun<St> {
 }
 
 /// A store that failed, and whether any copy of the command may have been carried out.
-struct Failure {
-    error: StoreError,
+pub(crate) struct Failure {
+    pub(crate) error: StoreError,
     unknown: bool,
 }
 
@@ -170,7 +172,7 @@ impl<St: Store> Core<St> {
 
 /// Sends a command, and once again if its reply was lost: a copy that was carried out is known by
 /// its own bytes.
-async fn twice<T, F>(mut send: impl FnMut() -> F) -> Result<T, Failure>
+pub(crate) async fn twice<T, F>(mut send: impl FnMut() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

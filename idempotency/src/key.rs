@@ -1,6 +1,6 @@
 //! What names a request, and what tells two requests under one name apart.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
@@ -28,6 +28,18 @@ impl Key {
     /// A key of several parts, such as tenant and route, each framed by its length.
     pub fn of<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
         Self::framed(parts, Vec::new())
+    }
+
+    /// Where a message lies in a log: topic, partition and offset, as Kafka counts them.
+    ///
+    /// It names what the consumer is given again after a rebalance or a crash. A producer that sends a
+    /// message twice gives it two places: against that, key by a field that the producer sets.
+    pub fn position(topic: &str, partition: i32, offset: i64) -> Self {
+        Self::of([
+            topic.as_bytes(),
+            &partition.to_be_bytes(),
+            &offset.to_be_bytes(),
+        ])
     }
 
     /// As [`of`](Self::of), into a buffer that has the room already.
@@ -147,6 +159,34 @@ impl fmt::Display for RecordKey {
         f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
 }
+
+/// Reads the 64 hex digits that it displays as, from a log line for one.
+impl FromStr for RecordKey {
+    type Err = NotARecordKey;
+
+    fn from_str(digits: &str) -> Result<Self, NotARecordKey> {
+        let digits: &[u8; 64] = digits.as_bytes().try_into().map_err(|_| NotARecordKey)?;
+        let digit = |digit: u8| char::from(digit).to_digit(16).ok_or(NotARecordKey);
+        let mut key = [0; 32];
+        for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+            // Two digits are a byte.
+            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+        }
+        Ok(Self(key))
+    }
+}
+
+/// Text that is not the 64 hex digits of a [`RecordKey`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotARecordKey;
+
+impl fmt::Display for NotARecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record's key is 64 hex digits")
+    }
+}
+
+impl std::error::Error for NotARecordKey {}
 
 impl fmt::Debug for RecordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     core::Core,
     error::ConfigError,
+    pack::{Packing, Seal},
     policy::{Abandoned, Failed, InFlight, Rules, Unstored},
+    records::Records,
     service::Idempotency,
     store::Store,
     tasks::Tasks,
@@ -35,6 +37,7 @@ pub struct IdempotencyLayer<St, A> {
     pub(crate) store: St,
     pub(crate) rules: Rules,
     pub(crate) tasks: Tasks,
+    pub(crate) packing: Packing,
     pub(crate) adapter: A,
 }
 
@@ -44,6 +47,7 @@ impl<St: Store, A> IdempotencyLayer<St, A> {
             store,
             rules: Rules::default(),
             tasks: Tasks::default(),
+            packing: Packing::default(),
             adapter,
         }
     }
@@ -53,27 +57,38 @@ impl<St: Store, A> IdempotencyLayer<St, A> {
             store,
             rules,
             tasks,
+            packing,
             adapter,
         } = self;
         IdempotencyLayer {
             store,
             rules,
             tasks,
+            packing,
             adapter: change(adapter),
         }
     }
 
     pub(crate) fn service<S, B>(&self, inner: S, adapter: B) -> Idempotency<S, St, B> {
-        let core = Core {
+        Idempotency {
+            inner,
+            core: Arc::new(self.core()),
+            adapter,
+        }
+    }
+
+    fn core(&self) -> Core<St> {
+        Core {
             store: self.store.clone(),
             rules: self.rules,
             tasks: self.tasks.clone(),
-        };
-        Idempotency {
-            inner,
-            core: Arc::new(core),
-            adapter,
+            packing: self.packing.clone(),
         }
+    }
+
+    /// The records of the layer's store, to be looked up, expired and completed by hand.
+    pub fn records(&self) -> Records<St> {
+        Records::new(self.core())
     }
 }
 
@@ -141,6 +156,25 @@ impl<St, A> IdempotencyLayer<St, A> {
     pub fn unstored(mut self, policy: Unstored) -> Self {
         self.rules.unstored = policy;
         self
+    }
+
+    /// Answers are encrypted in the store.
+    pub fn seal(mut self, seal: impl Seal) -> Self {
+        self.packing.seal = Some(Arc::new(seal));
+        self
+    }
+
+    /// Answers are compressed in the store.
+    #[cfg(feature = "compression")]
+    pub fn compress(mut self, compression: crate::pack::Compression) -> Self {
+        self.packing.compression = Some(compression);
+        self
+    }
+
+    /// For how long a key is known, from the end of its call: what the documentation of a resource tells
+    /// its callers.
+    pub fn retention(&self) -> Duration {
+        self.rules.keep_for()
     }
 
     /// The calls that are being handled, to wait for at a shutdown.

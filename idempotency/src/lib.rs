@@ -11,6 +11,8 @@
 //! runs in a task of its own, which no caller can drop. An adapter ([`Messages`], or `Http` with that feature) says what
 //! a request's key is and how a response becomes bytes.
 
+#[cfg(feature = "http")]
+mod canonical;
 mod claim;
 mod core;
 mod error;
@@ -18,38 +20,52 @@ mod exchange;
 mod future;
 #[cfg(feature = "http")]
 mod http;
+mod idempotency_key;
 mod key;
 mod layer;
 mod lease;
 mod messages;
+mod pack;
 mod policy;
 pub mod record;
+mod records;
 mod run;
 mod scope;
 mod service;
+mod set_key;
 mod store;
+mod structured;
 mod tasks;
 mod telemetry;
 
 #[cfg(feature = "http")]
 pub use crate::http::{
-    Http, HttpFuture, HttpScope, IdempotencyKey, Problem, ResponseBody, Scoped, Undone,
+    GrpcStatus, Http, HttpFuture, HttpScope, Problem, ProblemJson, RequestBody, ResponseBody,
+    Scoped, SetHeader, Undone,
 };
+#[cfg(feature = "http")]
+pub use canonical::canonical_json;
 #[cfg(feature = "json")]
 pub use messages::Json;
+#[cfg(feature = "compression")]
+pub use pack::Compression;
 #[cfg(feature = "redis")]
 pub use store::RedisStore;
 pub use {
     error::{BoxError, ConfigError, Error, RecordError, StoreError},
     exchange::Keep,
     future::ResponseFuture,
-    key::{Fingerprint, Key, RecordKey},
+    idempotency_key::{IdempotencyKey, KeyError},
+    key::{Fingerprint, Key, NotARecordKey, RecordKey},
     layer::IdempotencyLayer,
     lease::{Claim, Fence, Lease, LeaseState},
     messages::{Codec, CodecMissing, KeyMissing, KeyedBy, Messages, ScopeOf, ScopedBy},
+    pack::{Seal, UnpackError},
     policy::{Abandoned, Failed, InFlight, Unstored},
+    records::{Concluded, Expired, Records, Seen, State},
     scope::{ScopeMissing, Unscoped},
     service::Idempotency,
+    set_key::{SetKey, SetKeyLayer, SetKeys},
     store::{MemoryStore, Store},
     tasks::{Drain, Tasks},
 };

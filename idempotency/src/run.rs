@@ -27,6 +27,7 @@ use crate::{
     exchange::{Exchange, Keep},
     future::ResponseFuture,
     key::{Fingerprint, RecordKey},
+    pack::{Packing, Unpacked},
     policy::{Failed, InFlight, Unstored},
     record::{Answer, Record, Swapped, Why},
     store::Store,
@@ -103,18 +104,23 @@ where
                 begun => break begun,
             }
         };
-        match begun {
-            Ok(Begun::Run(held)) => self.execute(held, readied, reply).await,
+        let refused = match begun {
+            Ok(Begun::Run(held)) => return self.execute(held, readied, reply).await,
             Ok(Begun::Done(answer)) => {
-                telemetry::outcome(telemetry::REPLAYED);
-                // The caller may have gone; nobody misses the answer then, here and below.
-                let _ = reply.send(repeat(&self.exchange, answer));
+                match replay(&self.core.packing, &self.key, &self.exchange, answer) {
+                    Ok(answer) => {
+                        telemetry::outcome(telemetry::REPLAYED);
+                        // The caller may have gone; nobody misses the answer then, here and below.
+                        let _ = reply.send(Ok(answer));
+                        return;
+                    }
+                    Err(error) => error,
+                }
             }
-            Err(error) => {
-                telemetry::refused(&self.key, &error);
-                let _ = reply.send(self.exchange.refuse(error));
-            }
-        }
+            Err(error) => error,
+        };
+        telemetry::refused(&self.key, &refused);
+        let _ = reply.send(self.exchange.refuse(refused));
     }
 
     async fn execute(self, mut held: Held<St>, readied: bool, reply: Reply<X::Out, X::Err>) {
@@ -222,7 +228,7 @@ async fn finish<St, Req, Res, E, X>(
         }
     };
     let answer = match keep {
-        Keep::Answer(answer) => Answer::Whole(answer),
+        Keep::Answer(answer) => core.packing.pack(held.key(), answer),
         Keep::Tombstone(why) => Answer::Tombstone(why),
         Keep::Undone => {
             // Whoever holds the key now, nothing was done here, and the answer says so.
@@ -240,7 +246,8 @@ async fn finish<St, Req, Res, E, X>(
             telemetry::outcome(telemetry::SUPERSEDED);
             last.send_instead(|| match winner.map(Record::decode) {
                 Some(Ok(Record::Completed(winner))) if winner.fingerprint == fingerprint => {
-                    repeat(exchange, winner.answer)
+                    replay(&core.packing, held.key(), exchange, winner.answer)
+                        .or_else(|error| exchange.refuse(error))
                 }
                 _ => exchange.refuse(Error::Superseded {
                     attempt: held.attempt(),
@@ -253,15 +260,19 @@ async fn finish<St, Req, Res, E, X>(
 }
 
 /// The answer of an earlier call.
-fn repeat<Req, Res, E, X>(exchange: &X, answer: Answer) -> Result<X::Out, X::Err>
+fn replay<Req, Res, E, X>(
+    packing: &Packing,
+    key: &RecordKey,
+    exchange: &X,
+    answer: Answer,
+) -> Result<X::Out, Error>
 where
     X: Exchange<Req, Res, E>,
 {
-    match answer {
-        Answer::Whole(answer) => exchange
-            .replay(answer)
-            .or_else(|error| exchange.refuse(Error::Answer(error))),
-        Answer::Tombstone(why) => exchange.refuse(Error::AnswerNotKept { why }),
+    match packing.unpack(key, answer) {
+        Ok(Unpacked::Whole(answer)) => exchange.replay(answer).map_err(Error::Answer),
+        Ok(Unpacked::Tombstone(why)) => Err(Error::AnswerNotKept { why }),
+        Err(error) => Err(Error::Answer(error.into())),
     }
 }
 

@@ -104,6 +104,22 @@ pub(crate) fn store_failed(key: &RecordKey, what: &'static str, error: &StoreErr
     let _ = (key, what, error);
 }
 
+/// An answer is remembered without its content.
+pub(crate) fn not_sealed(key: &RecordKey, error: &crate::error::BoxError) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(%key, %error, "an answer cannot be sealed and is not kept");
+    let _ = (key, error);
+}
+
+/// Somebody changed a record by hand: `seawall_idempotency_by_hand_total{what}`.
+pub(crate) fn by_hand(key: &RecordKey, what: &'static str, attempt: u64) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("seawall_idempotency_by_hand_total", "what" => what).increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(%key, attempt, what, "a record was changed by hand");
+    let _ = (key, what, attempt);
+}
+
 /// A value that is left as it is.
 fn unreadable(key: &RecordKey, error: &crate::error::RecordError) {
     #[cfg(feature = "tracing")]

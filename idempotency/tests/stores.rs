@@ -1,6 +1,10 @@
 //! One suite for every store: what a store is asked for, and one decision everywhere.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/cluster.rs"]
+mod cluster;
+#[path = "support/comparing.rs"]
+mod comparing;
 mod support;
 
 use std::{sync::Arc, time::Duration};
@@ -239,6 +243,24 @@ macro_rules! suite {
                 super::$test(super::patient(super::Client::pooled(pool))).await;
             })*
         }
+        /// One cluster for all, in which each test has names of its own.
+        #[tokio::test]
+        async fn on_a_cluster() {
+            let cluster = cluster::Cluster::start(3).await;
+            let store = patient(Client::shared(cluster.connect().await));
+            $($test(store.clone().prefix(concat!(stringify!($test), ":"))).await;)*
+            let keys = cluster.keys().await;
+            assert!(keys.iter().all(|keys| *keys > 0), "records lie everywhere: {keys:?}");
+        }
+        mod by_compare_and_set {
+            $(#[tokio::test]
+            async fn $test() {
+                let server = super::comparing::Server::start().await;
+                let client = redis::Client::open(server.url()).unwrap();
+                let connection = client.get_multiplexed_async_connection().await.unwrap();
+                super::$test(super::patient(super::Client::shared(connection))).await;
+            })*
+        }
     };
 }
 
@@ -253,6 +275,39 @@ suite! {
     a_thousand_duplicates_execute_once
     a_dead_owner_is_taken_over_once
     released_attempts_go_on
+}
+
+/// On a server that compares and sets by itself, a call takes two `SET`s and its replay one.
+#[tokio::test]
+async fn a_server_that_compares_and_sets_is_asked_for_no_script() {
+    let server = comparing::Server::start().await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut service = layer(RedisStore::new(connection)).layer(service_fn(|_: Message| async {
+        Ok::<_, BoxError>("done".to_owned())
+    }));
+    for sent in [2, 3] {
+        assert_eq!(call(&mut service, message("a")).await.unwrap(), "done");
+        let commands: Vec<_> = server.commands().into_iter().collect();
+        assert_eq!(commands, [("set".to_owned(), sent)]);
+    }
+}
+
+/// Where it says nil for a comparison that fails, the script decides.
+#[tokio::test]
+async fn a_server_that_says_nothing_of_what_it_found_is_asked_again() {
+    let server = comparing::Server::start().await;
+    server.be_terse();
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let store = patient(Client::shared(connection));
+    let (key, mine, other) = (key("a"), pending("mine"), pending("other"));
+    store.claim(&key, mine.encode(), KEEP).await.unwrap();
+    let lost = store.swap(&key, &Swap::renew(&other)).await.unwrap();
+    assert_eq!(lost, Swapped::Lost(Some(mine.encode())));
+    let complete = Swap::complete(&[mine], whole(b"done"));
+    assert_eq!(store.swap(&key, &complete).await.unwrap(), Swapped::Applied);
+    assert_eq!(store.swap(&key, &complete).await.unwrap(), Swapped::Already);
 }
 
 /// A step of a trace: what somebody does to one of two keys.

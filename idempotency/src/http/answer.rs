@@ -11,6 +11,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, response::Parts};
 
 use super::body::ResponseBody;
+use crate::{
+    error::BoxError,
+    exchange::Keep,
+    records::{Seen, State},
+};
 
 /// Says that a response is a replay.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -91,10 +96,52 @@ impl fmt::Display for Broken {
 
 impl StdError for Broken {}
 
-pub(super) fn decode<B, E>(mut kept: Bytes) -> Result<Response<ResponseBody<B, E>>, Broken> {
+impl Keep {
+    /// An answer of HTTP, to [complete](crate::Records::complete) a call with by hand.
+    ///
+    /// ```
+    /// use http::Response;
+    /// use seawall_idempotency::Keep;
+    ///
+    /// let created = Response::builder().status(201).body("{}".into()).unwrap();
+    /// assert!(matches!(Keep::response(created), Keep::Answer(_)));
+    /// ```
+    pub fn response(response: Response<Bytes>) -> Self {
+        let (parts, body) = response.into_parts();
+        Self::Answer(encode(&parts, &body, None))
+    }
+}
+
+impl Seen {
+    /// The answer of HTTP that is kept, without its trailers; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When what is kept is no answer of HTTP.
+    pub fn response(&self) -> Result<Option<Response<Bytes>>, BoxError> {
+        let State::Completed { answer: Ok(answer) } = &self.state else {
+            return Ok(None);
+        };
+        let (head, body, _) = read(answer.clone())?;
+        Ok(Some(Response::from_parts(head, body)))
+    }
+}
+
+pub(super) fn decode<B, E>(kept: Bytes) -> Result<Response<ResponseBody<B, E>>, Broken> {
+    let (mut head, body, trailers) = read(kept)?;
+    head.headers
+        .insert(REPLAYED, HeaderValue::from_static("true"));
+    Ok(Response::from_parts(
+        head,
+        ResponseBody::whole(body, trailers),
+    ))
+}
+
+fn read(mut kept: Bytes) -> Result<(Parts, Bytes, Option<HeaderMap>), Broken> {
     let status = kept.try_get_u16().map_err(|_| Broken)?;
-    let mut headers = fields(&mut kept)?;
-    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = StatusCode::from_u16(status).map_err(|_| Broken)?;
+    head.headers = fields(&mut kept)?;
     let body = take(&mut kept)?;
     let trailers = if kept.is_empty() {
         None
@@ -104,10 +151,7 @@ pub(super) fn decode<B, E>(mut kept: Bytes) -> Result<Response<ResponseBody<B, E
     if !kept.is_empty() {
         return Err(Broken);
     }
-    let mut response = Response::new(ResponseBody::whole(body, trailers));
-    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Broken)?;
-    *response.headers_mut() = headers;
-    Ok(response)
+    Ok((head, body, trailers))
 }
 
 fn fields(kept: &mut Bytes) -> Result<HeaderMap, Broken> {

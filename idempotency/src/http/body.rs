@@ -152,6 +152,55 @@ impl<B, E> fmt::Debug for ResponseBody<B, E> {
     }
 }
 
+pin_project! {
+    /// The body of a request behind a layer for gRPC: `B`, as the caller sends it, or what the layer has read.
+    pub struct RequestBody<B, E = <B as Body>::Error> {
+        #[pin]
+        body: ResponseBody<B, E>,
+    }
+}
+
+impl<B, E> RequestBody<B, E> {
+    pub(super) fn passed(body: B) -> Self {
+        let body = ResponseBody::passed(body);
+        Self { body }
+    }
+
+    pub(super) fn whole(data: Bytes) -> Self {
+        let body = ResponseBody::whole(data, None);
+        Self { body }
+    }
+}
+
+impl<B> Body for RequestBody<B, B::Error>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B, E> fmt::Debug for RequestBody<B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RequestBody").field(&self.body).finish()
+    }
+}
+
 /// What became of reading a body.
 pub(super) enum Read<B: Body> {
     /// All of it.

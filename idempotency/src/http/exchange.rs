@@ -1,6 +1,6 @@
 //! Responses of HTTP.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header, response::Parts};
@@ -9,12 +9,13 @@ use http_body::Body;
 use super::{
     Undone, answer,
     body::{Read, ResponseBody, read},
-    key::IdempotencyKey,
-    problem::{self, Problem},
+    problem::Problem,
+    voice::Voice,
 };
 use crate::{
     error::{BoxError, Error},
     exchange::{Exchange, Keep},
+    idempotency_key::IdempotencyKey,
     lease::Claim,
     record::Why,
 };
@@ -22,26 +23,28 @@ use crate::{
 pub(super) struct Web<B> {
     /// Until the handler is given it.
     key: Option<IdempotencyKey>,
-    max_response: usize,
-    docs: Option<Arc<str>>,
+    voice: Voice,
     body: PhantomData<fn() -> B>,
 }
 
 impl<B> Web<B> {
-    pub(super) fn new(key: IdempotencyKey, max_response: usize, docs: Option<Arc<str>>) -> Self {
+    pub(super) fn new(key: IdempotencyKey, voice: Voice) -> Self {
         Self {
             key: Some(key),
-            max_response,
-            docs,
+            voice,
             body: PhantomData,
         }
     }
-}
 
-/// The answer to an error of this layer.
-pub(super) fn refuse<B, E>(error: &Error, docs: Option<&str>) -> Response<ResponseBody<B, E>> {
-    let (problem, retry_after) = problem::of(error);
-    problem.respond(docs, retry_after)
+    fn is_undone(&self, parts: &Parts) -> bool {
+        parts.extensions.get::<Undone>().is_some()
+            || self
+                .voice
+                .settings
+                .undone
+                .as_deref()
+                .is_some_and(|undone| undone(parts))
+    }
 }
 
 impl<Q, B, E> Exchange<Request<Q>, Response<B>, E> for Web<B>
@@ -62,8 +65,8 @@ where
     }
 
     async fn capture(&self, response: Response<B>) -> (Keep, Self::Out) {
-        let (parts, body) = response.into_parts();
-        if parts.extensions.get::<Undone>().is_some() {
+        let (mut parts, body) = response.into_parts();
+        if self.is_undone(&parts) {
             return (
                 Keep::Undone,
                 Response::from_parts(parts, ResponseBody::passed(body)),
@@ -76,9 +79,10 @@ where
                 Response::from_parts(parts, ResponseBody::passed(body)),
             );
         }
-        match read(body, self.max_response).await {
+        match read(body, self.voice.settings.max_response).await {
             Read::Whole(data, trailers) => {
                 let kept = answer::encode(&parts, &data, trailers.as_ref());
+                self.voice.publish(&mut parts.headers);
                 let body = ResponseBody::whole(data, trailers);
                 (Keep::Answer(kept), Response::from_parts(parts, body))
             }
@@ -87,7 +91,9 @@ where
     }
 
     fn replay(&self, kept: Bytes) -> Result<Self::Out, BoxError> {
-        Ok(answer::decode(kept)?)
+        let mut response = answer::decode(kept)?;
+        self.voice.publish(response.headers_mut());
+        Ok(response)
     }
 
     fn failed(&self, error: E) -> E {
@@ -95,17 +101,17 @@ where
     }
 
     fn refuse(&self, error: Error) -> Result<Self::Out, E> {
-        Ok(refuse(&error, self.docs.as_deref()))
+        Ok(self.voice.refuse(&error))
     }
 
     /// A panic says nothing about what was done before it, so it is an answer like any other: the
     /// 500 which the caller gets is what later ones get.
     fn panicked(&self, _: String) -> (Keep, Result<Self::Out, E>) {
-        let docs = self.docs.as_deref();
-        let response: Self::Out = Problem::Panicked.respond(docs, None);
-        let (parts, body) = response.into_parts();
-        let kept = answer::encode(&parts, &Problem::Panicked.json(docs), None);
-        (Keep::Answer(kept), Ok(Response::from_parts(parts, body)))
+        let (mut head, body) = self.voice.tell(Problem::Panicked, None);
+        let kept = answer::encode(&head, &body, None);
+        self.voice.publish(&mut head.headers);
+        let response = Response::from_parts(head, ResponseBody::whole(body, None));
+        (Keep::Answer(kept), Ok(response))
     }
 }
 

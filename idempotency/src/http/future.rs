@@ -5,7 +5,6 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +13,7 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{body::ResponseBody, problem::Problem};
+use super::{body::ResponseBody, problem::Problem, voice::Voice};
 use crate::future::ResponseFuture;
 
 type Answer<B, BE> = Response<ResponseBody<B, BE>>;
@@ -42,8 +41,7 @@ pin_project! {
 struct Reading {
     first: Bytes,
     more: Option<BytesMut>,
-    most: usize,
-    docs: Option<Arc<str>>,
+    voice: Voice,
 }
 
 impl<F, Q, B, BE, E> HttpFuture<F, Q, B, BE, E> {
@@ -63,15 +61,13 @@ impl<F, Q, B, BE, E> HttpFuture<F, Q, B, BE, E> {
 
     pub(super) fn read(
         body: Q,
-        most: usize,
-        docs: Option<Arc<str>>,
+        voice: Voice,
         start: impl FnOnce(Bytes) -> ResponseFuture<Answer<B, BE>, E> + Send + 'static,
     ) -> Self {
         let reading = Reading {
             first: Bytes::new(),
             more: None,
-            most,
-            docs,
+            voice,
         };
         Self {
             state: State::Read {
@@ -136,7 +132,7 @@ impl Reading {
     /// Adds `data`, unless that is more than is taken.
     fn take(&mut self, data: Bytes) -> Result<(), Problem> {
         let length = self.more.as_ref().map_or(self.first.len(), BytesMut::len);
-        if length.saturating_add(data.len()) > self.most {
+        if length.saturating_add(data.len()) > self.voice.settings.max_body {
             return Err(Problem::BodyTooLarge);
         }
         match &mut self.more {
@@ -153,7 +149,7 @@ impl Reading {
 
     fn refuse<F, Q, B, BE, E>(&self, problem: Problem) -> State<F, Q, B, BE, E> {
         State::Answer {
-            answer: Some(problem.respond(self.docs.as_deref(), None)),
+            answer: Some(self.voice.respond(problem, None)),
         }
     }
 

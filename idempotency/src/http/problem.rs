@@ -3,16 +3,22 @@
 use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::StatusCode;
 
-use super::body::ResponseBody;
 use crate::error::{Error, RecordError, StoreError};
+
+/// Failures are told as `application/problem+json` (RFC 9457); the way of [`IdempotencyLayer::http`].
+///
+/// [`IdempotencyLayer::http`]: crate::IdempotencyLayer::http
+#[derive(Debug, Clone, Copy)]
+pub struct ProblemJson;
 
 /// Why a request was answered by this layer and not by its handler.
 ///
 /// The answer is `application/problem+json` and its `type` leads to the variant here, or into
-/// [your own documentation](crate::IdempotencyLayer::documentation). The variant is also in the
-/// response's extensions, for layers outside to count.
+/// [your own documentation](crate::IdempotencyLayer::documentation); its member `retention` says for how
+/// many seconds keys are known. The variant is also in the response's extensions, for layers outside to
+/// count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Problem {
@@ -91,7 +97,7 @@ impl Problem {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::KeyMissing => "An Idempotency-Key is required",
             Self::KeyMalformed => "The Idempotency-Key is malformed",
@@ -112,7 +118,7 @@ impl Problem {
         }
     }
 
-    fn detail(self) -> &'static str {
+    pub(super) fn detail(self) -> &'static str {
         match self {
             Self::KeyMissing => {
                 "Send a key of your own making, unlike any other, as a quoted string."
@@ -138,24 +144,8 @@ impl Problem {
         }
     }
 
-    pub(super) fn respond<B, E>(
-        self,
-        docs: Option<&str>,
-        retry_after: Option<Duration>,
-    ) -> Response<ResponseBody<B, E>> {
-        let mut response = Response::new(ResponseBody::whole(self.json(docs), None));
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        let problem = HeaderValue::from_static("application/problem+json");
-        headers.insert(header::CONTENT_TYPE, problem);
-        if let Some(wait) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait)));
-        }
-        response.extensions_mut().insert(self);
-        response
-    }
-
-    pub(super) fn json(self, docs: Option<&str>) -> Bytes {
+    /// The document, without what keeps it apart from gRPC.
+    pub(super) fn json(self, docs: Option<&str>, retention: Duration) -> Bytes {
         let mut json = String::from(r#"{"type":""#);
         match docs {
             Some(docs) => {
@@ -172,9 +162,10 @@ impl Problem {
             }
         }
         let (title, status, detail) = (self.title(), self.status().as_u16(), self.detail());
+        let retention = retention.as_secs();
         let _ = write!(
             json,
-            r#"","title":"{title}","status":{status},"detail":"{detail}"}}"#
+            r#"","title":"{title}","status":{status},"detail":"{detail}","retention":{retention}}}"#
         );
         json.into()
     }
@@ -202,7 +193,7 @@ pub(super) fn of(error: &Error) -> (Problem, Option<Duration>) {
 }
 
 /// Whole seconds, never fewer than were asked for, and at least one.
-fn seconds(wait: Duration) -> u64 {
+pub(super) fn seconds(wait: Duration) -> u64 {
     wait.as_secs()
         .saturating_add(u64::from(wait.subsec_nanos() > 0))
         .max(1)

@@ -1,9 +1,11 @@
 //! What happens to a request.
 
 use std::{
+    convert::identity,
     mem,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,17 +14,25 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    Http,
-    body::ResponseBody,
-    exchange::{Web, refuse},
+    Dialect, Http, Required,
+    body::{RequestBody, ResponseBody},
+    exchange::Web,
     future::HttpFuture,
+    grpc::GrpcStatus,
     key,
-    problem::Problem,
+    problem::{self, Problem, ProblemJson},
     scope,
+    voice::{self, Voice},
 };
-use crate::{error::BoxError, key::RecordKey, run::Job, service::Idempotency, store::Store};
+use crate::{
+    error::{BoxError, Error},
+    key::RecordKey,
+    run::Job,
+    service::Idempotency,
+    store::Store,
+};
 
-impl<S, St, Sc, Q, B> Service<Request<Q>> for Idempotency<S, St, Http<Sc>>
+impl<S, St, Sc, Q, B> Service<Request<Q>> for Idempotency<S, St, Http<Sc, ProblemJson>>
 where
     S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -43,51 +53,125 @@ where
     }
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
+        self.take(request, identity, Q::from, |error| {
+            Ok(stopped(&Dialect::ProblemJson { docs: None }, &error))
+        })
+    }
+}
+
+impl<S, St, Sc, Q, B> Service<Request<Q>> for Idempotency<S, St, Http<Sc, GrpcStatus>>
+where
+    S: Service<Request<RequestBody<Q>>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    Q: Body<Data = Bytes> + Send + 'static,
+    Q::Error: Into<BoxError> + Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+    St: Store,
+    Sc: scope::Chosen,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = HttpFuture<S::Future, Q, B, B::Error, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Q>) -> Self::Future {
+        self.take(request, RequestBody::passed, RequestBody::whole, |error| {
+            Ok(stopped(&Dialect::GrpcStatus, &error))
+        })
+    }
+}
+
+type Answer<B> = Response<ResponseBody<B>>;
+
+impl<S, St, Sc, P> Idempotency<S, St, Http<Sc, P>>
+where
+    St: Store,
+{
+    /// `pass` makes the inner service's body of one that takes no part, `whole` of one that was read.
+    fn take<Q, R, B>(
+        &mut self,
+        request: Request<Q>,
+        pass: fn(Q) -> R,
+        whole: fn(Bytes) -> R,
+        stopped: fn(Error) -> Result<Answer<B>, S::Error>,
+    ) -> HttpFuture<S::Future, Q, B, B::Error, S::Error>
+    where
+        S: Service<Request<R>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+        Q: Body<Data = Bytes> + Send + 'static,
+        R: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Send,
+    {
         let settings = &self.adapter.settings;
-        let docs = settings.docs.as_deref();
         if !settings.methods.contains(request.method()) {
-            return HttpFuture::pass(self.inner.call(request));
+            return HttpFuture::pass(self.inner.call(request.map(pass)));
         }
+        let voice = || Voice {
+            settings: Arc::clone(settings),
+            retention: self.core.rules.keep_for(),
+        };
+        let refuse = |problem| HttpFuture::answer(voice().respond(problem, None));
         let key = match key::read(&request, settings.bare_keys) {
-            Ok(Some(key)) => key,
-            Ok(None) if settings.key_required => {
-                return HttpFuture::answer(Problem::KeyMissing.respond(docs, None));
+            Ok(key) => key,
+            Err(problem) => return refuse(problem),
+        };
+        let Some(key) = key else {
+            let (parts, body) = request.into_parts();
+            let required = match &settings.required {
+                Required::None => false,
+                Required::All => true,
+                Required::Some(which) => which(&parts),
+            };
+            if required {
+                return refuse(Problem::KeyMissing);
             }
-            Ok(None) => return HttpFuture::pass(self.inner.call(request)),
-            Err(problem) => return HttpFuture::answer(problem.respond(docs, None)),
+            let request = Request::from_parts(parts, pass(body));
+            return HttpFuture::pass(self.inner.call(request));
         };
         let (parts, body) = request.into_parts();
         let scope = match &settings.scope {
             None => None,
             Some(scope) => match scope.scope(&parts) {
-                None => return HttpFuture::answer(Problem::ScopeMissing.respond(docs, None)),
+                None => return refuse(Problem::ScopeMissing),
                 scope => scope,
             },
         };
         if body.size_hint().lower() > settings.max_body as u64 {
-            return HttpFuture::answer(Problem::BodyTooLarge.respond(docs, None));
+            return refuse(Problem::BodyTooLarge);
         }
 
         let record = RecordKey::of(scope.as_ref(), key.0.as_bytes());
-        let exchange = Web::new(key, settings.max_response, settings.docs.clone());
+        let voice = voice();
+        let exchange = Web::new(key, voice.clone());
         let fingerprint = Arc::clone(&settings.fingerprint);
         let core = Arc::clone(&self.core);
         let fresh = self.inner.clone();
         let service = mem::replace(&mut self.inner, fresh);
-        let start = move |body: Bytes| {
+        HttpFuture::read(body, voice, move |body: Bytes| {
             let fingerprint = fingerprint(&parts, &body);
-            let request = Request::from_parts(parts, Q::from(body));
             let job = Job {
                 core,
                 service,
-                request,
+                request: Request::from_parts(parts, whole(body)),
                 key: record,
                 fingerprint,
                 exchange,
             };
-            job.answer(|error| Ok(refuse(&error, None)))
-        };
-        let settings = &self.adapter.settings;
-        HttpFuture::read(body, settings.max_body, settings.docs.clone(), start)
+            job.answer(stopped)
+        })
     }
+}
+
+/// The answer of a layer that is gone, with its settings.
+fn stopped<B, E>(dialect: &Dialect, error: &Error) -> Response<ResponseBody<B, E>> {
+    let (problem, retry_after) = problem::of(error);
+    let (head, body) = voice::tell(dialect, problem, retry_after, Duration::ZERO);
+    Response::from_parts(head, ResponseBody::whole(body, None))
 }

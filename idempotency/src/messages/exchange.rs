@@ -15,11 +15,16 @@ use crate::{
 pub(super) struct Coded<Req, C> {
     codec: Arc<C>,
     stamp: Option<Stamp<Req>>,
+    max_answer: usize,
 }
 
 impl<Req, C> Coded<Req, C> {
-    pub(super) fn new(codec: Arc<C>, stamp: Option<Stamp<Req>>) -> Self {
-        Self { codec, stamp }
+    pub(super) fn new(codec: Arc<C>, stamp: Option<Stamp<Req>>, max_answer: usize) -> Self {
+        Self {
+            codec,
+            stamp,
+            max_answer,
+        }
     }
 }
 
@@ -40,7 +45,13 @@ where
     }
 
     async fn capture(&self, response: Res) -> (Keep, Res) {
-        (self.codec.encode(&response), response)
+        let keep = match self.codec.encode(&response) {
+            Keep::Answer(answer) if answer.len() > self.max_answer => {
+                Keep::Tombstone(Why::Oversize)
+            }
+            keep => keep,
+        };
+        (keep, response)
     }
 
     fn replay(&self, answer: Bytes) -> Result<Res, BoxError> {

@@ -35,6 +35,7 @@ pub struct Messages<Sc, K, C> {
     scope: Sc,
     keyed: K,
     codec: C,
+    max_answer: usize,
 }
 
 /// There is no key yet: call `.key(..)`.
@@ -120,6 +121,7 @@ impl<St: Store> IdempotencyLayer<St, Messages<ScopeMissing, KeyMissing, CodecMis
             scope: ScopeMissing,
             keyed: KeyMissing,
             codec: CodecMissing,
+            max_answer: 1024 * 1024,
         };
         Self::with_adapter(store, adapter)
     }
@@ -131,19 +133,20 @@ impl<St: Store, K, C> IdempotencyLayer<St, Messages<ScopeMissing, K, C>> {
         self,
         scope: impl Fn(&Req) -> Key + Send + Sync + 'static,
     ) -> IdempotencyLayer<St, Messages<ScopedBy<Req>, K, C>> {
-        self.adapt(|Messages { keyed, codec, .. }| Messages {
-            scope: ScopedBy(Arc::new(scope)),
-            keyed,
-            codec,
-        })
+        self.scoped(ScopedBy(Arc::new(scope)))
     }
 
     /// All keys are of one scope: they are unlike each other whoever made them.
     pub fn unscoped(self) -> IdempotencyLayer<St, Messages<Unscoped, K, C>> {
-        self.adapt(|Messages { keyed, codec, .. }| Messages {
-            scope: Unscoped,
-            keyed,
-            codec,
+        self.scoped(Unscoped)
+    }
+
+    fn scoped<Sc>(self, scope: Sc) -> IdempotencyLayer<St, Messages<Sc, K, C>> {
+        self.adapt(|adapter| Messages {
+            scope,
+            keyed: adapter.keyed,
+            codec: adapter.codec,
+            max_answer: adapter.max_answer,
         })
     }
 }
@@ -154,14 +157,15 @@ impl<St: Store, Sc, C> IdempotencyLayer<St, Messages<Sc, KeyMissing, C>> {
         self,
         key: impl Fn(&Req) -> Key + Send + Sync + 'static,
     ) -> IdempotencyLayer<St, Messages<Sc, KeyedBy<Req>, C>> {
-        self.adapt(|Messages { scope, codec, .. }| Messages {
-            scope,
+        self.adapt(|adapter| Messages {
+            scope: adapter.scope,
             keyed: KeyedBy {
                 key: Arc::new(key),
                 fingerprint: None,
                 stamp: None,
             },
-            codec,
+            codec: adapter.codec,
+            max_answer: adapter.max_answer,
         })
     }
 }
@@ -191,11 +195,22 @@ impl<St: Store, Sc, Req, C> IdempotencyLayer<St, Messages<Sc, KeyedBy<Req>, C>> 
 impl<St: Store, Sc, K> IdempotencyLayer<St, Messages<Sc, K, CodecMissing>> {
     /// How a response is stored and made again.
     pub fn codec<C>(self, codec: C) -> IdempotencyLayer<St, Messages<Sc, K, Arc<C>>> {
-        self.adapt(|Messages { scope, keyed, .. }| Messages {
-            scope,
-            keyed,
+        self.adapt(|adapter| Messages {
+            scope: adapter.scope,
+            keyed: adapter.keyed,
             codec: Arc::new(codec),
+            max_answer: adapter.max_answer,
         })
+    }
+}
+
+impl<St, Sc, K, C> IdempotencyLayer<St, Messages<Sc, K, C>> {
+    /// The largest answer that is kept, in bytes as the codec writes it; 1 MiB by default. A larger one is
+    /// given to the caller and remembered without its content: the call is not executed again, and its
+    /// repetition fails with [`Error::AnswerNotKept`](crate::Error::AnswerNotKept).
+    pub fn max_answer(mut self, bytes: usize) -> Self {
+        self.adapter.max_answer = bytes;
+        self
     }
 }
 
@@ -235,6 +250,7 @@ where
             scope,
             keyed,
             codec,
+            max_answer,
         } = &self.adapter;
         let key = RecordKey::new(scope.scope(&request).as_ref(), &(keyed.key)(&request));
         let fingerprint = keyed
@@ -248,7 +264,7 @@ where
             request,
             key,
             fingerprint,
-            exchange: Coded::new(Arc::clone(codec), keyed.stamp.clone()),
+            exchange: Coded::new(Arc::clone(codec), keyed.stamp.clone(), *max_answer),
         };
         job.answer(|error| Err(error.into()))
     }

@@ -182,8 +182,21 @@ pub struct Completed {
 pub enum Answer {
     /// All of it, as the codec wrote it.
     Whole(Bytes),
+    /// All of it, [compressed](crate::IdempotencyLayer::compress) or [sealed](crate::Seal).
+    Packed(Packed),
     /// Only that there was one. The call is not handled again.
     Tombstone(Why),
+}
+
+/// An answer in another form than its codec's. It is compressed first and sealed afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Packed {
+    /// Whether it was compressed (raw DEFLATE, RFC 1951).
+    pub compressed: bool,
+    /// Whether it was sealed by the layer's [`Seal`](crate::Seal).
+    pub sealed: bool,
+    /// What is stored.
+    pub bytes: Bytes,
 }
 
 /// Why an answer was not kept.
@@ -200,6 +213,8 @@ pub enum Why {
     Panicked,
     /// The codec chose not to keep it.
     NotKept,
+    /// It could not be sealed, and is not stored in the open.
+    NotSealed,
 }
 
 impl fmt::Display for Why {
@@ -210,6 +225,7 @@ impl fmt::Display for Why {
             Self::Failed => "the inner service failed",
             Self::Panicked => "the handler panicked",
             Self::NotKept => "it was not meant to be kept",
+            Self::NotSealed => "it could not be sealed",
         })
     }
 }

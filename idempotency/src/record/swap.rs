@@ -96,6 +96,28 @@ impl Swap {
         swap
     }
 
+    /// Changes nothing, and says what lies there as [`Swapped::Lost`].
+    pub fn look() -> Self {
+        // No attempt has this number, so no record has these bytes.
+        let nowhere = Record::Released { attempt: 0 };
+        Self {
+            from: Vec::new(),
+            from_nothing: false,
+            to: nowhere.encode(),
+            keep_for: Duration::ZERO,
+        }
+    }
+
+    /// `to` for exactly what was found: for changes that an operator makes.
+    pub fn replace(found: Bytes, to: &Record, keep_for: Duration) -> Self {
+        Self {
+            from: vec![found],
+            from_nothing: false,
+            to: to.encode(),
+            keep_for,
+        }
+    }
+
     fn away(held: &[Pending], to: Record) -> Self {
         Self {
             from: held.iter().map(Pending::encode).collect(),

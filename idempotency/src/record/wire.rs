@@ -5,14 +5,15 @@
 //! "si"   1        'P' owner(24) attempt lease retention heartbeat fingerprint(32)
 //!                 'R' attempt
 //!                 'C' owner(24) attempt fingerprint(32) 'W' length(4) answer
+//!                                                       'K' packing(1) length(4) answer
 //!                                                       'T' why(1)
 //! ```
-//! Numbers are big-endian, eight bytes unless said otherwise. Every state says how long it is, so a
+//! `packing` has a bit for each: 1 compressed, 2 sealed. Numbers are big-endian, eight bytes unless said otherwise. Every state says how long it is, so a
 //! value that was cut off or added to is not taken for a record.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Answer, Completed, Owner, Pending, Record, Why};
+use super::{Answer, Completed, Owner, Packed, Pending, Record, Why};
 use crate::{error::RecordError, key::Fingerprint};
 
 const MAGIC: &[u8; 2] = b"si";
@@ -45,36 +46,38 @@ pub(super) fn encode_pending(pending: &Pending) -> Bytes {
 fn encode_completed(completed: &Completed) -> Bytes {
     let kept = match &completed.answer {
         Answer::Whole(answer) => answer.len() + 5,
+        Answer::Packed(packed) => packed.bytes.len() + 6,
         Answer::Tombstone(_) => 2,
     };
     let mut out = head(b'C', Owner::LEN + 8 + 32 + kept);
     out.put_slice(completed.owner.as_bytes());
     out.put_u64(completed.attempt);
     out.put_slice(completed.fingerprint.as_bytes());
-    // An answer of 4 GiB cannot be framed; no store would take it either. It is kept as a tombstone.
-    match (&completed.answer, length(&completed.answer)) {
-        (Answer::Whole(answer), Some(length)) => {
-            out.put_u8(b'W');
-            out.put_u32(length);
-            out.put_slice(answer);
-        }
-        (Answer::Whole(_), None) => {
-            out.put_u8(b'T');
-            out.put_u8(code(Why::Oversize));
-        }
-        (Answer::Tombstone(why), _) => {
-            out.put_u8(b'T');
-            out.put_u8(code(*why));
-        }
+    match &completed.answer {
+        Answer::Whole(answer) => put(&mut out, &[b'W'], answer),
+        Answer::Packed(packed) => put(&mut out, &[b'K', packing(packed)], &packed.bytes),
+        Answer::Tombstone(why) => out.put_slice(&[b'T', code(*why)]),
     }
     out.freeze()
 }
 
-fn length(answer: &Answer) -> Option<u32> {
-    match answer {
-        Answer::Whole(answer) => u32::try_from(answer.len()).ok(),
-        Answer::Tombstone(_) => None,
+fn put(out: &mut BytesMut, kind: &[u8], answer: &Bytes) {
+    // An answer of 4 GiB cannot be framed; no store would take it either. It is kept as a tombstone.
+    match u32::try_from(answer.len()) {
+        Ok(length) => {
+            out.put_slice(kind);
+            out.put_u32(length);
+            out.put_slice(answer);
+        }
+        Err(_) => out.put_slice(&[b'T', code(Why::Oversize)]),
     }
+}
+
+const COMPRESSED: u8 = 1;
+const SEALED: u8 = 2;
+
+fn packing(packed: &Packed) -> u8 {
+    u8::from(packed.compressed) * COMPRESSED + u8::from(packed.sealed) * SEALED
 }
 
 fn head(state: u8, body: usize) -> BytesMut {
@@ -126,12 +129,18 @@ pub(super) fn decode(mut bytes: Bytes) -> Result<Record, RecordError> {
 fn answer(bytes: &mut Bytes) -> Result<Answer, RecordError> {
     let [kind] = array(bytes)?;
     match kind {
-        b'W' => {
-            let length = u32::from_be_bytes(array(bytes)?) as usize;
-            if bytes.len() != length {
+        b'W' => framed(bytes).map(Answer::Whole),
+        b'K' => {
+            let [packing] = array(bytes)?;
+            // Neither of the two would be written whole, and a third is not known.
+            if !(COMPRESSED..=COMPRESSED | SEALED).contains(&packing) {
                 return Err(RecordError::Torn);
             }
-            Ok(Answer::Whole(bytes.split_to(length)))
+            Ok(Answer::Packed(Packed {
+                compressed: packing & COMPRESSED != 0,
+                sealed: packing & SEALED != 0,
+                bytes: framed(bytes)?,
+            }))
         }
         b'T' => {
             let [code] = array(bytes)?;
@@ -139,6 +148,14 @@ fn answer(bytes: &mut Bytes) -> Result<Answer, RecordError> {
         }
         _ => Err(RecordError::Torn),
     }
+}
+
+fn framed(bytes: &mut Bytes) -> Result<Bytes, RecordError> {
+    let length = u32::from_be_bytes(array(bytes)?) as usize;
+    if bytes.len() != length {
+        return Err(RecordError::Torn);
+    }
+    Ok(bytes.split_to(length))
 }
 
 fn array<const N: usize>(bytes: &mut Bytes) -> Result<[u8; N], RecordError> {
@@ -159,6 +176,7 @@ fn code(why: Why) -> u8 {
         Why::Failed => 2,
         Why::Panicked => 3,
         Why::NotKept => 4,
+        Why::NotSealed => 5,
     }
 }
 
@@ -169,6 +187,7 @@ fn why(code: u8) -> Option<Why> {
         2 => Why::Failed,
         3 => Why::Panicked,
         4 => Why::NotKept,
+        5 => Why::NotSealed,
         _ => return None,
     })
 }

@@ -1,6 +1,13 @@
 //! Records on a Redis server, one key each.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ::redis::{Cmd, RedisError, Value};
 use bytes::Bytes;
@@ -15,8 +22,9 @@ use crate::{
 
 /// Keeps records on Redis 7.0 or later, a cluster included: each record is one key.
 ///
-/// A first request takes two commands (`SET NX GET PX`, and one call of a script that compares and
-/// swaps), a replay takes one. Give the server a `maxmemory-policy` of `noeviction`: a record that was
+/// A first request takes two commands, a replay takes one: `SET NX GET PX` for the claim, and for its end
+/// `SET IFEQ GET PX` where the server has it (Redis 8.4, Valkey 8.1), and one call of a script that compares
+/// and swaps where it has not. Which of them is found out by the first try. Give the server a `maxmemory-policy` of `noeviction`: a record that was
 /// evicted is a call that may be executed again.
 ///
 /// ```
@@ -47,6 +55,8 @@ use crate::{
 pub struct RedisStore<S> {
     client: Client<S>,
     prefix: Arc<str>,
+    /// Whether the server has refused to compare and set by itself.
+    scripted: Arc<AtomicBool>,
 }
 
 /// Compares and swaps. The bytes that were found come back when they are none of those expected.
@@ -95,6 +105,7 @@ impl<S: Source> From<Client<S>> for RedisStore<S> {
         Self {
             client,
             prefix: Arc::from("seawall:idempotency:"),
+            scripted: Arc::default(),
         }
     }
 }
@@ -113,6 +124,36 @@ impl<S> RedisStore<S> {
         // Writing to a string does not fail.
         let _ = write!(name, "{}{key}", self.prefix);
         name
+    }
+}
+
+impl<S: Source> RedisStore<S> {
+    /// The server's own command, which says what lay there before. `None`: let the script decide, for the
+    /// server does not know the command, or there was nothing (or one that says so of a value which does
+    /// not match).
+    async fn compare_and_set(
+        &self,
+        name: &str,
+        from: &Bytes,
+        swap: &Swap,
+    ) -> Result<Option<Swapped>, StoreError> {
+        let room = 64 + name.len() + from.len() + swap.to().len();
+        let mut set = Cmd::with_capacity(8, room);
+        set.arg("SET").arg(name).arg(&swap.to()[..]);
+        set.arg("IFEQ").arg(&from[..]).arg("GET");
+        set.arg("PX").arg(millis(swap.keep_for()));
+        match self.client.command(&set).await {
+            Ok(Value::BulkString(found)) if found == from[..] => Ok(Some(Swapped::Applied)),
+            Ok(Value::BulkString(found)) if found == swap.to()[..] => Ok(Some(Swapped::Already)),
+            Ok(Value::BulkString(found)) => Ok(Some(Swapped::Lost(Some(found.into())))),
+            Ok(Value::Nil) => Ok(None),
+            Ok(other) => Err(unexpected(&other)),
+            Err(seawall_redis::Error::Redis(reply)) if reply.code() == Some("ERR") => {
+                self.scripted.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(unavailable(error)),
+        }
     }
 }
 
@@ -147,6 +188,12 @@ impl<S: Source> Store for RedisStore<S> {
 
     async fn swap(&self, key: &RecordKey, swap: &Swap) -> Result<Swapped, StoreError> {
         let name = self.name(key);
+        if let [from] = swap.from()
+            && !self.scripted.load(Ordering::Relaxed)
+            && let Some(swapped) = self.compare_and_set(&name, from, swap).await?
+        {
+            return Ok(swapped);
+        }
         let keep_for = millis(swap.keep_for()).to_string();
         let from_nothing: &[u8] = if swap.from_nothing() { b"1" } else { b"0" };
         let mut args: Vec<&[u8]> = vec![swap.to(), keep_for.as_bytes(), from_nothing];

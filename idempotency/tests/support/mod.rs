@@ -247,7 +247,11 @@ impl<St: Store> Store for Troubled<St> {
 
 fn kind(swap: &Swap) -> On {
     let decode = |bytes: &Bytes| Record::decode(bytes.clone()).unwrap();
-    match (decode(swap.to()), decode(&swap.from()[0])) {
+    // A swap from nothing at all is a look.
+    let Some(from) = swap.from().first() else {
+        return On::Swap;
+    };
+    match (decode(swap.to()), decode(from)) {
         (Record::Completed(_), _) => On::Complete,
         (Record::Released { .. }, _) => On::Release,
         (Record::Pending(to), Record::Pending(from)) if to.owner == from.owner => On::Renew,

@@ -2,11 +2,11 @@
 
 /// Why a value is not one String.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NotAString;
+pub(crate) struct NotAString;
 
 /// Parses `value` as an Item whose bare item is a String, and drops its parameters. The grammar is
 /// strict: one deviation anywhere makes the whole field invalid, parameters included.
-pub(super) fn string(value: &[u8]) -> Result<String, NotAString> {
+pub(crate) fn string(value: &[u8]) -> Result<String, NotAString> {
     let mut input = Input(value);
     input.skip(b' ');
     let string = input.string()?;
