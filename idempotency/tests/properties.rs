@@ -14,7 +14,8 @@ use proptest::prelude::*;
 use seawall_idempotency::{
     Fingerprint, Key, RecordError, RecordKey,
     record::{
-        self, Answer, Completed, Found, Owner, Pending, Record, Standing, Swap, Swapped, Why,
+        self, Answer, Completed, Found, Owner, Packed, Pending, Record, Standing, Swap, Swapped,
+        Why,
     },
 };
 
@@ -43,9 +44,15 @@ fn answer() -> impl Strategy<Value = Answer> {
         Why::Failed,
         Why::Panicked,
         Why::NotKept,
+        Why::NotSealed,
     ];
     prop_oneof![
         bytes().prop_map(Answer::Whole),
+        (bytes(), 0..3_u8).prop_map(|(bytes, packing)| Answer::Packed(Packed {
+            compressed: packing != 1,
+            sealed: packing != 0,
+            bytes,
+        })),
         proptest::sample::select(why.to_vec()).prop_map(Answer::Tombstone),
     ]
 }

@@ -94,38 +94,36 @@ async fn another_payload_under_a_key_is_refused_at_any_time<W: Way>() {
     assert_eq!(calls.load(SeqCst), 1);
 }
 
-/// A handler whose process dies with it: its runtime does, and its claim stays.
-async fn dead<W: Way>(settings: &Settings) {
-    let (settings, began) = (settings.clone(), Arc::new(Notify::new()));
+/// A handler that never ends, and whose process is never heard of again.
+async fn dead<W: Way>(store: &Troubled) {
+    let cut_off = Troubled::over(store.inner.clone());
+    let settings = Settings {
+        store: cut_off.clone(),
+        ..Settings::default()
+    };
+    let began = Arc::new(Notify::new());
     let begins = Arc::clone(&began);
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().build().unwrap();
-        let way = W::new(
-            settings,
-            handler(move |_, _| {
-                begins.notify_one();
-                std::future::pending()
-            }),
-        );
-        runtime.block_on(async {
-            tokio::spawn(async move { way.call(1, "tea").await });
-            began.notified().await;
-        });
-    })
-    .join()
-    .unwrap();
+    let way = W::new(
+        settings,
+        handler(move |_, _| {
+            begins.notify_one();
+            std::future::pending()
+        }),
+    );
+    tokio::spawn(async move { way.call(1, "tea").await });
+    began.notified().await;
+    cut_off.down(true);
 }
 
 async fn an_abandoned_call_is_refused_or_executed_once_again<W: Way>() {
     for abandoned in [Abandoned::Reject, Abandoned::Reexecute] {
         let (calls, store) = (Arc::default(), Troubled::default());
+        dead::<W>(&store).await;
         let settings = Settings {
             abandoned,
             store,
             ..Settings::default()
         };
-        dead::<W>(&settings).await;
         let way = W::new(settings, slow(&calls, SECOND));
         assert_eq!(
             way.call(1, "tea").await,
