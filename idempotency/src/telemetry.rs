@@ -57,6 +57,16 @@ pub(crate) fn refused(key: &RecordKey, error: &Error) {
     }
 }
 
+/// A request was refused before its key was claimed. Nothing of it is told but what was wrong with it.
+#[cfg(feature = "http")]
+pub(crate) fn rejected(problem: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("seawall_idempotency_rejected_total", "problem" => problem).increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::info!(problem, "a request was refused");
+    let _ = problem;
+}
+
 /// A later attempt begins.
 pub(crate) fn taken(key: &RecordKey, attempt: u64) {
     #[cfg(feature = "tracing")]

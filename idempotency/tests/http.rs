@@ -24,7 +24,7 @@ use seawall_idempotency::{
 };
 use support::{Trouble, Troubled, call, settle, spawn};
 use tokio::time::{advance, sleep};
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -753,6 +753,93 @@ async fn an_answer_whose_storing_is_delayed_is_the_same_as_its_replay() {
     assert_eq!(send(&mut service, post(Some("\"a\""))).await.1, "call 1");
     let _ = layer.tasks().drain(60 * SECOND).await;
     assert_eq!(send(&mut service, post(Some("\"a\""))).await.1, "call 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_required_of_those_requests_that_are_said_to_need_one() {
+    let counter = Counter::default();
+    let mut service = once()
+        .require_key_where(|request: &Parts| request.uri.path().starts_with("/orders"))
+        .layer(counter.clone());
+    let (head, _) = send(&mut service, post(None)).await;
+    assert_eq!(head.status, StatusCode::BAD_REQUEST);
+    let mut elsewhere = post(None);
+    *elsewhere.uri_mut() = "/health".parse().unwrap();
+    let (head, _) = send(&mut service, elsewhere).await;
+    assert_eq!(head.status, StatusCode::OK);
+    assert_eq!(counter.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_says_by_its_head_that_nothing_was_done() {
+    let counter = Counter::default();
+    let mut service = once()
+        .undone_if(|head| head.headers.contains_key("x-nothing-done"))
+        .layer(counter.clone().map_response(|mut response: Response<_>| {
+            let nothing = HeaderValue::from_static("1");
+            response.headers_mut().insert("x-nothing-done", nothing);
+            response
+        }));
+    for call in ["call 1", "call 2"] {
+        assert_eq!(send(&mut service, post(Some("\"k\""))).await.1, call);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_are_told_for_how_long_their_key_is_known() {
+    let once = once().keep_for(90 * SECOND).publish_retention();
+    assert_eq!(once.retention(), 90 * SECOND);
+    let mut service = once.layer(Counter::default());
+    for replayed in [false, true] {
+        let (head, _) = send(&mut service, post(Some("\"k\""))).await;
+        assert_eq!(head.headers["idempotency-retention"], "90");
+        assert_eq!(head.headers.contains_key("idempotency-replayed"), replayed);
+    }
+    let (head, body) = send(&mut service, post(Some("k"))).await;
+    assert_eq!(head.status, StatusCode::BAD_REQUEST);
+    let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(json["retention"], 90);
+    // Requests that take no part are told nothing.
+    let (head, _) = send(&mut service, post(None)).await;
+    assert!(!head.headers.contains_key("idempotency-retention"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_is_compared_by_what_it_says_if_that_is_asked_for() {
+    let json = |kind: &str, body: &str| {
+        let mut request = post(Some("\"k\""));
+        let kind = HeaderValue::try_from(kind).unwrap();
+        request.headers_mut().insert(header::CONTENT_TYPE, kind);
+        *request.body_mut() = Full::from(body.to_owned());
+        request
+    };
+    let same = r#"{ "b": [1.0], "a": "\u0041" }"#;
+    let first = r#"{"a":"A","b":[1]}"#;
+    for (kind, body, status) in [
+        ("application/json", same, StatusCode::OK),
+        (
+            "Application/Vnd.Shop+JSON; charset=utf-8",
+            same,
+            StatusCode::OK,
+        ),
+        ("text/plain", same, StatusCode::UNPROCESSABLE_ENTITY),
+        (
+            "application/json",
+            r#"{"a":"A","b":[2]}"#,
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+        // What has two meanings is compared as it is written.
+        (
+            "application/json",
+            r#"{"a":"x","a":"A","b":[1]}"#,
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
+    ] {
+        let mut service = once().json_fingerprint().layer(Counter::default());
+        send(&mut service, json("application/json", first)).await;
+        let (head, _) = send(&mut service, json(kind, body)).await;
+        assert_eq!(head.status, status, "{kind} {body}");
+    }
 }
 
 #[test]

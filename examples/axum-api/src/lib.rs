@@ -1,10 +1,14 @@
-//! An API on axum with limits: of each client, of each user by plan, and of wrong passwords.
+//! An API on axum with limits: of each client, of each user by plan, and of wrong passwords. Orders are made once.
 //!
 //! - `POST /login` with `{"user", "password"}`: five wrong passwords a minute for each client, and as many right
 //!   ones as it likes.
 //! - `GET /orders`: ten a second for each client and 100 a minute for each user, or 1,000 for one who pays.
+//! - `POST /orders` with `{"article", "number"}`, an `Authorization` and an `Idempotency-Key`: sent again, it is
+//!   answered again and makes no second order.
 //! - `PUT /admin/quota/{rule}` with `{"limit", "seconds"}`, `POST /admin/block/{user}`: for operators, and
 //!   not to be reached from outside.
+
+pub mod shop;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -70,6 +74,10 @@ pub fn app() -> Router {
             "/login",
             post(log_in).layer(ServiceBuilder::new().layer(logins)),
         )
+        .merge(shop::routes(
+            seawall_idempotency::MemoryStore::with_capacity(100_000),
+            shop::Books::default(),
+        ))
         .nest("/admin", admin(quotas, operated, top))
 }
 

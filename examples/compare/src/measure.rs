@@ -85,6 +85,8 @@ pub(crate) struct Row {
     pub(crate) theirs: f64,
     /// The service without a layer, where a layer is measured.
     pub(crate) bare: Option<f64>,
+    /// The median, over the rounds, of what ours takes beyond the bare service.
+    pub(crate) added: Option<f64>,
     /// The median of the ratios of the rounds; nothing where the peer adds nothing to the bare service.
     pub(crate) ratio: Option<f64>,
     /// Ours, for each call, beyond what the bare service allocates.
@@ -163,6 +165,10 @@ impl<'a> Contest<'a> {
             ours: median(ours),
             theirs: median(theirs),
             bare: bare.map(|bare| median(bare)),
+            added: bare.map(|bare| {
+                let rounds = std::iter::zip(ours, bare);
+                median(&rounds.map(|(ours, bare)| ours - bare).collect::<Vec<_>>())
+            }),
             ratio: ratio.is_finite().then_some(ratio),
             allocs,
             runs: ROUNDS,

@@ -1,17 +1,20 @@
-//! A whole queue worker: orders from a Redis Stream, each tried three times, then dead.
+//! A whole queue worker: orders from a Redis Stream, each handled once, tried three times, then dead.
 //!
 //! ```text
 //! worker redis://127.0.0.1/
-//! redis-cli XADD '{orders}' '*' key customer-7 payload 'books 12'
+//! redis-cli XADD '{orders}' '*' order 4711 key customer-7 payload 'books 12'
 //! seawall-dlq stats redis://127.0.0.1/ '{orders}.dead'
 //! ```
 //!
 //! Ctrl-C or SIGTERM ends it when what it has begun is done. Killed in the middle it loses nothing: the
-//! next one takes over.
+//! next one takes over. A message that comes again, from the stream after a crash or from a producer that sent it
+//! twice, is answered by what its first copy was: they have the header `order` in common, or their place.
 
 use std::time::Duration;
 
-use seawall_dlq::{BoxError, Consumer, DeadLetterLayer, Failure, Message, RedisSink};
+use bytes::Bytes;
+use seawall_dlq::{BoxError, Consumer, DeadLetterLayer, Failure, Message, Outcome, RedisSink};
+use seawall_idempotency::{Abandoned, Codec, IdempotencyLayer, Json, Keep, Key, RedisStore};
 use seawall_retry::{Backoff, RetryError, RetryLayer};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::{ServiceBuilder, service_fn};
@@ -20,10 +23,18 @@ use tower::{ServiceBuilder, service_fn};
 async fn main() -> Result<(), BoxError> {
     let url = std::env::args().nth(1);
     let client = redis::Client::open(url.as_deref().unwrap_or("redis://127.0.0.1/"))?;
-    let letters = RedisSink::new(client.get_connection_manager().await?, "{orders}.dead")
-        .acknowledging("{orders}", "workers");
+    let connection = client.get_connection_manager().await?;
+    let once = IdempotencyLayer::new(RedisStore::new(connection.clone()))
+        .unscoped()
+        .key(order)
+        .codec((keep, again))
+        .lease(Duration::from_secs(10))
+        // Adding up does no harm twice. What does, checks the attempt's number.
+        .abandoned(Abandoned::Reexecute);
+    let letters = RedisSink::new(connection, "{orders}.dead").acknowledging("{orders}", "workers");
     let backoff = Backoff::exponential(Duration::from_millis(20)).attempts(3);
     let handler = ServiceBuilder::new()
+        .layer(once)
         .layer(
             DeadLetterLayer::new(letters)
                 .capture(Message::to_letter)
@@ -37,6 +48,27 @@ async fn main() -> Result<(), BoxError> {
     let totals = worker.run(handler, shutdown()?).await?;
     println!("{} done, {} dead", totals.done, totals.dead);
     Ok(())
+}
+
+/// What a message is known by: the number that its producer gave it, or else where it lies.
+fn order(message: &Message) -> Key {
+    let header = message.headers.iter().find(|(name, _)| **name == *"order");
+    match header {
+        Some((_, number)) => Key::of([b"order", &number[..]]),
+        None => Key::of(["entry", &*message.stream, &*message.id]),
+    }
+}
+
+/// What is done is done. What is dead may be handled again, once it is redriven.
+fn keep(outcome: &Outcome<u32>) -> Keep {
+    match outcome {
+        Outcome::DeadLettered(_) => Keep::Undone,
+        Outcome::Done(_) => Json.encode(outcome),
+    }
+}
+
+fn again(kept: Bytes) -> Result<Outcome<u32>, BoxError> {
+    Json.decode(kept)
 }
 
 /// Adds up an order: an article and a number of it.

@@ -67,3 +67,33 @@ async fn it_handles_what_it_can_and_writes_down_the_rest() {
         "{letter}"
     );
 }
+
+#[tokio::test]
+async fn an_order_that_was_sent_twice_is_handled_once() {
+    let server = Redis::start().await;
+    // Executed, the copies of the first order would die.
+    for (order, payload) in [
+        ("7", "books 12"),
+        ("7", "books"),
+        ("8", "books 1"),
+        ("7", "books"),
+    ] {
+        let add = ["XADD", "{orders}", "*", "order", order, "payload", payload];
+        server.ask(&add).await;
+        if payload == "books 12" {
+            server
+                .ask(&["XGROUP", "CREATE", "{orders}", "workers", "0"])
+                .await;
+        }
+    }
+    let worker = start(&server);
+    finished(&server, "4").await;
+    let id = Pid::from_raw(worker.id().unwrap().try_into().unwrap()).unwrap();
+    kill_process(id, Signal::TERM).unwrap();
+    let output = worker.wait_with_output().await.unwrap();
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(told, "4 done, 0 dead\n");
+    let records = server.ask(&["KEYS", "seawall:idempotency:*"]).await;
+    assert_eq!(records.lines().count(), 2);
+}

@@ -149,7 +149,7 @@ impl Reading {
 
     fn refuse<F, Q, B, BE, E>(&self, problem: Problem) -> State<F, Q, B, BE, E> {
         State::Answer {
-            answer: Some(self.voice.respond(problem, None)),
+            answer: Some(self.voice.reject(problem)),
         }
     }
 

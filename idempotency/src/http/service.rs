@@ -117,7 +117,7 @@ where
             settings: Arc::clone(settings),
             retention: self.core.rules.keep_for(),
         };
-        let refuse = |problem| HttpFuture::answer(voice().respond(problem, None));
+        let refuse = |problem| HttpFuture::answer(voice().reject(problem));
         let key = match key::read(&request, settings.bare_keys) {
             Ok(key) => key,
             Err(problem) => return refuse(problem),

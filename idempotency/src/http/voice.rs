@@ -11,7 +11,7 @@ use super::{
     grpc,
     problem::{self, Problem},
 };
-use crate::error::Error;
+use crate::{error::Error, telemetry};
 
 /// For how many seconds a key is known after its call.
 static RETENTION: HeaderName = HeaderName::from_static("idempotency-retention");
@@ -25,13 +25,19 @@ pub(super) struct Voice {
 
 impl Voice {
     /// Tells what went wrong.
-    pub(super) fn respond<B, E>(
+    fn respond<B, E>(
         &self,
         problem: Problem,
         retry_after: Option<Duration>,
     ) -> Response<ResponseBody<B, E>> {
         let (head, body) = self.tell(problem, retry_after);
         Response::from_parts(head, ResponseBody::whole(body, None))
+    }
+
+    /// Refuses a request before its key is claimed.
+    pub(super) fn reject<B, E>(&self, problem: Problem) -> Response<ResponseBody<B, E>> {
+        telemetry::rejected(problem.name());
+        self.respond(problem, None)
     }
 
     pub(super) fn refuse<B, E>(&self, error: &Error) -> Response<ResponseBody<B, E>> {

@@ -54,7 +54,7 @@ fn encode_completed(completed: &Completed) -> Bytes {
     out.put_u64(completed.attempt);
     out.put_slice(completed.fingerprint.as_bytes());
     match &completed.answer {
-        Answer::Whole(answer) => put(&mut out, &[b'W'], answer),
+        Answer::Whole(answer) => put(&mut out, b"W", answer),
         Answer::Packed(packed) => put(&mut out, &[b'K', packing(packed)], &packed.bytes),
         Answer::Tombstone(why) => out.put_slice(&[b'T', code(*why)]),
     }
