@@ -529,6 +529,7 @@ async fn failed_over() {
 /// Whether a type is a `Layer`, known when this is compiled.
 macro_rules! is_layer {
     ($type:ty) => {{
+        #[allow(dead_code, reason = "it is used where the type is no layer")]
         trait Otherwise {
             const IS: bool = false;
         }

@@ -24,7 +24,7 @@ use seawall_idempotency::{
 };
 use support::{Trouble, Troubled, call, settle, spawn};
 use tokio::time::{advance, sleep};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, service_fn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -775,10 +775,14 @@ async fn an_answer_says_by_its_head_that_nothing_was_done() {
     let counter = Counter::default();
     let mut service = once()
         .undone_if(|head| head.headers.contains_key("x-nothing-done"))
-        .layer(counter.clone().map_response(|mut response: Response<_>| {
-            let nothing = HeaderValue::from_static("1");
-            response.headers_mut().insert("x-nothing-done", nothing);
-            response
+        .layer(service_fn(move |request: Request<Full<Bytes>>| {
+            let answer = Service::call(&mut counter.clone(), request);
+            async {
+                let mut response = answer.await?;
+                let nothing = HeaderValue::from_static("1");
+                response.headers_mut().insert("x-nothing-done", nothing);
+                Ok::<_, Infallible>(response)
+            }
         }));
     for call in ["call 1", "call 2"] {
         assert_eq!(send(&mut service, post(Some("\"k\""))).await.1, call);
