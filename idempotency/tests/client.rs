@@ -69,9 +69,9 @@ impl Network {
             let key = request.headers()[HEADER].to_str().unwrap().to_owned();
             keys.lock().unwrap().push(key);
             let is_lost = sent.fetch_add(1, SeqCst) < lost;
-            let server = server.clone();
+            let mut server = server.clone();
             async move {
-                let response = server.oneshot(request).await?;
+                let response = call(&mut server, request).await?;
                 if is_lost {
                     return Err("the connection ended before the answer".into());
                 }
@@ -160,7 +160,7 @@ async fn sent(
         assert!(values.len() <= 1, "{values:?}");
         ready(Ok::<_, BoxError>(values.into_iter().next()))
     });
-    layer.layer(service).oneshot(request).await.unwrap()
+    call(&mut layer.layer(service), request).await.unwrap()
 }
 
 fn request(method: Method) -> Request<()> {

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use axum_api::shop::{Books, Stale, routes};
 use seawall_idempotency::{Fence, IdempotencyKey, MemoryStore};
 use serde_json::Value;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 fn post(key: Option<&str>, body: &str) -> Request<Body> {
     let request = Request::post("/orders")
@@ -22,7 +22,9 @@ fn post(key: Option<&str>, body: &str) -> Request<Body> {
 }
 
 async fn send(shop: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Value) {
-    let response = shop.clone().oneshot(request).await.unwrap();
+    let mut shop = shop.clone();
+    let shop = ServiceExt::<Request<Body>>::ready(&mut shop).await;
+    let response = shop.unwrap().call(request).await.unwrap();
     let (head, body) = response.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
     let json = serde_json::from_slice(&body).unwrap_or(Value::Null);

@@ -5,13 +5,14 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     task::AbortHandle,
+    time::Instant,
 };
 
 /// A value and its end.
@@ -173,8 +174,13 @@ impl Shared {
     }
 }
 
-fn millis(digits: &Vec<u8>) -> Duration {
-    Duration::from_millis(std::str::from_utf8(digits).unwrap().parse().unwrap())
+fn millis(digits: impl AsRef<[u8]>) -> Duration {
+    Duration::from_millis(
+        std::str::from_utf8(digits.as_ref())
+            .unwrap()
+            .parse()
+            .unwrap(),
+    )
 }
 
 fn nil() -> Vec<u8> {

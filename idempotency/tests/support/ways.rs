@@ -23,7 +23,7 @@ use tonic::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::Troubled;
+use crate::support::{Troubled, call};
 
 /// The largest text that is kept.
 pub(crate) const MAX_ANSWER: usize = 1_000;
@@ -78,21 +78,11 @@ impl Told {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) store: Troubled,
     pub(crate) in_flight: InFlight,
     pub(crate) abandoned: Abandoned,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            store: Troubled::default(),
-            in_flight: InFlight::default(),
-            abandoned: Abandoned::default(),
-        }
-    }
 }
 
 impl Settings {
@@ -167,7 +157,7 @@ impl Way for Web {
             .header("idempotency-key", format!("\"{key}\""))
             .body(Full::from(payload.to_owned()))
             .unwrap();
-        let (status, body) = self.service.clone().oneshot(request).await.unwrap();
+        let (status, body) = call(&mut self.service.clone(), request).await.unwrap();
         match status {
             StatusCode::OK => Told::Answer(body),
             StatusCode::SERVICE_UNAVAILABLE if body.is_empty() => Told::Undone,
@@ -378,7 +368,7 @@ impl Way for Messages {
             payload: payload.to_owned(),
             attempt: 0,
         };
-        match self.service.clone().oneshot(message).await {
+        match call(&mut self.service.clone(), message).await {
             Ok(Some(text)) => Told::Answer(text),
             Ok(None) => Told::Undone,
             Err(error) => match crate::support::ours(error) {
