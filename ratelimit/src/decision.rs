@@ -1,9 +1,11 @@
 use std::fmt;
 
+use arrayvec::ArrayVec;
+
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::rules::MAX_RULES;
-use crate::window::{Outcome, Terms, Wait};
+use crate::window::{Outcome, Terms};
 
 /// What one request asks of one rule.
 #[derive(Debug)]
@@ -78,57 +80,51 @@ impl<'a, S> Charge<'a, S> {
 
 /// What one request asks of all rules that apply to it. No two are of one rule.
 pub struct Charges<'a, S> {
-    list: [Option<Charge<'a, S>>; MAX_RULES],
-    len: usize,
+    list: ArrayVec<Charge<'a, S>, MAX_RULES>,
 }
 
 impl<'a, S> Charges<'a, S> {
     #[inline]
     pub(crate) const fn new() -> Self {
         Self {
-            list: [const { None }; MAX_RULES],
-            len: 0,
+            list: ArrayVec::new_const(),
         }
     }
 
     #[inline]
     pub(crate) fn push(&mut self, charge: Charge<'a, S>) {
-        self.list[self.len] = Some(charge);
-        self.len += 1;
+        self.list.push(charge);
     }
 
     /// How many rules apply.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.len
+        self.list.len()
     }
 
     /// Whether no rule applies.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.list.is_empty()
     }
 
     /// The one rule that applies, if it is one.
     #[inline]
     pub(crate) fn only(&self) -> Option<&Charge<'a, S>> {
-        match self.len {
-            1 => self.list[0].as_ref(),
+        match self.list.as_slice() {
+            [only] => Some(only),
             _ => None,
         }
     }
 
     pub(crate) fn at(&self, place: u8) -> &Charge<'a, S> {
-        let charge = self.list[usize::from(place)].as_ref();
-        charge.expect("those before the length are set")
+        &self.list[usize::from(place)]
     }
 
     /// Each of them, in the order of the layer's rules.
     #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Charge<'a, S>> {
-        self.list[..self.len]
-            .iter()
-            .map(|charge| charge.expect("those before the length are set"))
+        self.list.iter().copied()
     }
 }
 
@@ -139,11 +135,13 @@ impl<S: fmt::Debug> fmt::Debug for Charges<'_, S> {
 }
 
 /// What all rules together say to one request: it passes if it passes each that is no shadow.
-#[derive(Clone, Copy)]
+///
+/// It lies on the stack, with room for all rules that a layer can have, so it is handed on by reference where that
+/// can be.
+#[derive(Clone)]
 pub struct Decision {
-    outcomes: [Outcome; MAX_RULES],
-    rules: [u8; MAX_RULES],
-    len: u8,
+    /// By the number of the rule.
+    outcomes: ArrayVec<(u8, Outcome), MAX_RULES>,
     passes: bool,
     degraded: bool,
     /// When it was charged, in microseconds of the store's clock, plus one; 0 if there is nothing to give back.
@@ -156,9 +154,7 @@ impl Decision {
     #[inline]
     pub const fn empty() -> Self {
         Self {
-            outcomes: [Outcome::new(0, 0, 0, Wait::None); MAX_RULES],
-            rules: [0; MAX_RULES],
-            len: 0,
+            outcomes: ArrayVec::new_const(),
             passes: true,
             degraded: false,
             moment: 0,
@@ -172,25 +168,21 @@ impl Decision {
     /// When there are as many as a layer can have rules.
     #[inline]
     pub fn push(&mut self, rule: u8, outcome: Outcome) {
-        let place = usize::from(self.len);
-        self.outcomes[place] = outcome;
-        self.rules[place] = rule;
-        self.len += 1;
+        self.outcomes.push((rule, outcome));
         self.passes &= outcome.passes() || outcome.is_shadow();
     }
 
     /// Marks a decision that was not made by the shared counters, since those were out of reach.
     #[must_use]
-    pub const fn degraded(mut self) -> Self {
+    pub fn degraded(mut self) -> Self {
         self.degraded = true;
         self
     }
 
     /// Tells when it was charged, if it was, so that it can be given back.
     #[inline]
-    pub(crate) const fn charged_at(mut self, moment: u64) -> Self {
+    pub(crate) const fn charged_at(&mut self, moment: u64) {
         self.moment = if self.passes { moment + 1 } else { 0 };
-        self
     }
 
     /// When it was charged, if there is something to give back.
@@ -214,9 +206,8 @@ impl Decision {
     /// The number of each rule that applied, and what it says.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = (usize, Outcome)> + '_ {
-        let len = usize::from(self.len);
-        let rules = self.rules[..len].iter().map(|&rule| usize::from(rule));
-        rules.zip(self.outcomes[..len].iter().copied())
+        let outcomes = self.outcomes.iter();
+        outcomes.map(|&(rule, outcome)| (usize::from(rule), outcome))
     }
 }
 

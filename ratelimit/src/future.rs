@@ -8,35 +8,36 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::decision::Decision;
-use crate::error::{BoxError, RateLimitError};
+use crate::error::{BoxError, RateLimitError, StoreError};
+use crate::layer::Fail;
 use crate::limiter::Limiter;
 use crate::refund::{NoRefund, Refunds};
 use crate::rules::Apply;
 use crate::store::Store;
 
-/// What is kept of a decision until the response is there: nothing, unless headers tell of it.
-pub(crate) trait Keep {
-    fn keep(decision: Decision) -> Self;
+/// What a layer makes of decisions beside passing or refusing.
+pub(crate) trait Mode: Clone {
+    /// What is kept of a decision until the response is there.
+    type Kept;
+
+    fn keep<St: Store, Rs>(&self, limiter: &Limiter<St, Rs>, decision: &Decision) -> Self::Kept;
 }
 
-impl Keep for () {
-    fn keep(_: Decision) {}
-}
+impl Mode for Fail {
+    type Kept = ();
 
-#[cfg(feature = "http")]
-impl Keep for Decision {
-    fn keep(decision: Decision) -> Self {
-        decision
-    }
+    #[inline]
+    fn keep<St: Store, Rs>(&self, _: &Limiter<St, Rs>, _: &Decision) {}
 }
 
 pin_project! {
     #[project = CallProj]
     #[project_replace = CallOwned]
-    pub(crate) enum Call<S, Req, St, Rs, K, W>
+    pub(crate) enum Call<S, Req, St, Rs, M, W>
     where
         S: Service<Req>,
         St: Store,
+        M: Mode,
         W: Refunds<St, S::Response, S::Error>,
     {
         // The store decides; the readied service waits with the request.
@@ -46,110 +47,122 @@ pin_project! {
             limiter: Arc<Limiter<St, Rs>>,
             service: S,
             request: Req,
+            mode: M,
             refunds: W,
         },
         Calling {
             #[pin]
             future: S::Future,
-            kept: K,
+            kept: Option<M::Kept>,
             refunds: W,
             // Until there is an answer.
             owed: Option<W::Owed>,
         },
-        Refused {
-            error: RateLimitError,
-            kept: Option<K>,
-        },
-        Done,
+        // A box, so that the futures of calls that pass are no larger for it.
+        Refused { refusal: Option<Box<Refusal<M>>> },
     }
 }
 
 /// How a call ended.
-pub(crate) enum Ended<T, E, K> {
-    Answered(Result<T, E>, K),
-    Refused(RateLimitError, Option<K>),
+pub(crate) enum Ended<T, E, M: Mode> {
+    Answered(Result<T, E>, M::Kept),
+    Refused(Box<Refusal<M>>),
 }
 
-impl<S, Req, St, Rs, K, W> Call<S, Req, St, Rs, K, W>
+pub(crate) struct Refusal<M: Mode> {
+    pub(crate) error: RateLimitError,
+    pub(crate) mode: M,
+    /// If there was a decision.
+    pub(crate) kept: Option<M::Kept>,
+}
+
+impl<S, Req, St, Rs, M, W> Call<S, Req, St, Rs, M, W>
+where
+    S: Service<Req>,
+    St: Store,
+    M: Mode,
+    W: Refunds<St, S::Response, S::Error>,
+{
+    /// Without having reached the service.
+    #[cold]
+    pub(crate) fn refused(error: RateLimitError, mode: M, kept: Option<M::Kept>) -> Self {
+        let refusal = Refusal { error, mode, kept };
+        Self::Refused {
+            refusal: Some(Box::new(refusal)),
+        }
+    }
+}
+
+impl<S, Req, St, Rs, M, W> Call<S, Req, St, Rs, M, W>
 where
     S: Service<Req>,
     St: Store,
     Rs: Apply<Req>,
-    K: Keep,
+    M: Mode,
     W: Refunds<St, S::Response, S::Error>,
 {
+    #[inline]
     pub(crate) fn poll(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Ended<S::Response, S::Error, K>> {
+    ) -> Poll<Ended<S::Response, S::Error, M>> {
         loop {
-            let next = match self.as_mut().project() {
-                // ## Deciding => (Calling | Refused)
-                CallProj::Deciding {
-                    deciding,
-                    limiter,
-                    request,
-                    ..
-                } => {
-                    let decided = ready!(deciding.poll(cx));
-                    let judged = match &decided {
-                        Ok(decision) => limiter.judge(&*request, decision),
-                        Err(_) => Ok(()),
-                    };
-                    let CallOwned::Deciding {
-                        mut service,
-                        request,
-                        limiter,
-                        refunds,
-                        ..
-                    } = self.as_mut().project_replace(Call::Done)
-                    else {
-                        unreachable!("the state was just looked at");
-                    };
-                    match (decided, judged) {
-                        (Ok(decision), Ok(())) => Call::Calling {
-                            owed: Some(refunds.owe(&limiter, &request, &decision)),
-                            refunds,
-                            future: service.call(request),
-                            kept: K::keep(decision),
-                        },
-                        (Ok(decision), Err(error)) => Call::Refused {
-                            error,
-                            kept: Some(K::keep(decision)),
-                        },
-                        (Err(error), _) => Call::Refused {
-                            error: RateLimitError::Store(error),
-                            kept: None,
-                        },
-                    }
-                }
-                // ## Calling => Done
+            match self.as_mut().project() {
+                // ## Calling
                 CallProj::Calling {
                     future,
+                    kept,
                     refunds,
                     owed,
-                    ..
                 } => {
                     let answer = ready!(future.poll(cx));
                     if let Some(owed) = owed.take() {
                         refunds.answered(owed, &answer);
                     }
-                    let CallOwned::Calling { kept, .. } = self.project_replace(Call::Done) else {
-                        unreachable!("the state was just looked at");
-                    };
+                    let kept = kept.take().expect("polled after it was ready");
                     return Poll::Ready(Ended::Answered(answer, kept));
                 }
-                // ## Refused => Done
-                CallProj::Refused { .. } => {
-                    let CallOwned::Refused { error, kept } = self.project_replace(Call::Done)
-                    else {
-                        unreachable!("the state was just looked at");
-                    };
-                    return Poll::Ready(Ended::Refused(error, kept));
+                // ## Deciding => (Calling | Refused)
+                CallProj::Deciding { deciding, .. } => {
+                    let decided = ready!(deciding.poll(cx));
+                    let next = self.as_mut().decided(decided);
+                    self.set(next);
                 }
-                CallProj::Done => panic!("polled after it was ready"),
-            };
-            self.set(next);
+                // ## Refused
+                CallProj::Refused { refusal } => {
+                    let refusal = refusal.take().expect("polled after it was ready");
+                    return Poll::Ready(Ended::Refused(refusal));
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn decided(self: Pin<&mut Self>, decided: Result<Decision, StoreError>) -> Self {
+        let CallOwned::Deciding {
+            mut service,
+            request,
+            limiter,
+            mode,
+            refunds,
+            ..
+        } = self.project_replace(Self::Refused { refusal: None })
+        else {
+            unreachable!("the state was just looked at");
+        };
+        let decision = match decided {
+            Ok(decision) => decision,
+            Err(error) => return Self::refused(RateLimitError::Store(error), mode, None),
+        };
+        let kept = mode.keep(&limiter, &decision);
+        match limiter.judge(&request, &decision) {
+            Ok(()) => Self::Calling {
+                owed: Some(refunds.owe(&limiter, &request, &decision)),
+                refunds,
+                future: service.call(request),
+                kept: Some(kept),
+            },
+            Err(error) => Self::refused(error, mode, Some(kept)),
         }
     }
 }
@@ -163,7 +176,7 @@ pin_project! {
         W: Refunds<St, S::Response, S::Error>,
     {
         #[pin]
-        call: Call<S, Req, St, Rs, (), W>,
+        call: Call<S, Req, St, Rs, Fail, W>,
     }
 }
 
@@ -173,7 +186,7 @@ where
     St: Store,
     W: Refunds<St, S::Response, S::Error>,
 {
-    pub(crate) const fn new(call: Call<S, Req, St, Rs, (), W>) -> Self {
+    pub(crate) const fn new(call: Call<S, Req, St, Rs, Fail, W>) -> Self {
         Self { call }
     }
 }
@@ -190,7 +203,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match ready!(self.project().call.poll(cx)) {
             Ended::Answered(answer, ()) => answer.map_err(Into::into),
-            Ended::Refused(error, _) => Err(error.into()),
+            Ended::Refused(refusal) => Err(refusal.error.into()),
         })
     }
 }

@@ -307,6 +307,7 @@ impl<St: Store, Rs> Checker<St, Rs> {
     /// # Errors
     ///
     /// A cost above the limit; then nothing was counted.
+    #[inline]
     pub fn decide<Req>(&self, request: &Req) -> Result<Verdict<St::Deciding>, RateLimitError>
     where
         Rs: Apply<Req>,

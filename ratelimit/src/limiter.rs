@@ -55,16 +55,39 @@ impl<St: Store, Rs> Limiter<St, Rs> {
         &self.policy_field
     }
 
+    #[inline]
     pub(crate) fn decide<Req>(&self, request: &Req) -> Result<Verdict<St::Deciding>, RateLimitError>
+    where
+        Rs: Apply<Req>,
+    {
+        // Made where it is returned, for it is large.
+        let mut verdict = Ok(Verdict::Now(Decision::empty()));
+        if let Ok(Verdict::Now(decision)) = &mut verdict {
+            match self.decide_into(request, decision) {
+                Ok(None) => {}
+                Ok(Some(deciding)) => verdict = Ok(Verdict::Later(deciding)),
+                Err(error) => verdict = Err(error),
+            }
+        }
+        verdict
+    }
+
+    /// Decides into an empty decision, as [`Store::decide_into`] does.
+    #[inline]
+    pub(crate) fn decide_into<Req>(
+        &self,
+        request: &Req,
+        decision: &mut Decision,
+    ) -> Result<Option<St::Deciding>, RateLimitError>
     where
         Rs: Apply<Req>,
     {
         let mut charges = Charges::new();
         self.charge_all(request, Tell::All, &mut charges)?;
         if charges.is_empty() {
-            return Ok(Verdict::Now(Decision::empty()));
+            return Ok(None);
         }
-        Ok(self.store.decide(&charges))
+        Ok(self.store.decide_into(&charges, decision))
     }
 
     /// What the request asks of each rule, into a place that the caller has, as it is large.
@@ -168,6 +191,7 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     }
 
     /// Nothing if the request passes, else the error that says why not.
+    #[inline]
     pub(crate) fn judge<Req>(
         &self,
         request: &Req,

@@ -68,6 +68,7 @@ impl Policy {
 
     /// The quota in the units of the arithmetic.
     #[must_use]
+    #[inline]
     pub fn terms(&self) -> Terms {
         self.quota.read().terms
     }

@@ -5,9 +5,9 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use crate::decision::Verdict;
+use crate::decision::Decision;
 use crate::error::BoxError;
-use crate::future::{Call, Keep, ResponseFuture};
+use crate::future::{Call, Mode, ResponseFuture};
 use crate::layer::Fail;
 use crate::limiter::Limiter;
 use crate::refund::{NoRefund, Refunds};
@@ -30,36 +30,47 @@ pub struct RateLimit<S, St: Store, Rs, M = Fail, W = NoRefund> {
 
 impl<S, St: Store, Rs, M, W> RateLimit<S, St, Rs, M, W> {
     /// Decides, and calls the inner service at once if that is possible.
-    pub(crate) fn start<Req, K: Keep>(&mut self, request: Req) -> Call<S, Req, St, Rs, K, W>
+    #[inline]
+    pub(crate) fn start<Req>(&mut self, request: Req) -> Call<S, Req, St, Rs, M, W>
     where
         S: Service<Req> + Clone,
         Rs: Apply<Req>,
+        M: Mode,
         W: Refunds<St, S::Response, S::Error>,
     {
-        match self.limiter.decide(&request) {
-            Ok(Verdict::Now(decision)) => match self.limiter.judge(&request, &decision) {
-                Ok(()) => Call::Calling {
-                    owed: Some(self.refunds.owe(&self.limiter, &request, &decision)),
-                    refunds: self.refunds.clone(),
-                    future: self.inner.call(request),
-                    kept: K::keep(decision),
-                },
-                Err(error) => Call::Refused {
-                    error,
-                    kept: Some(K::keep(decision)),
-                },
+        let mut decision = Decision::empty();
+        match self.limiter.decide_into(&request, &mut decision) {
+            Ok(None) => {}
+            Ok(Some(deciding)) => return self.wait_for(deciding, request),
+            Err(error) => return Call::refused(error, self.mode.clone(), None),
+        }
+        let kept = self.mode.keep(&self.limiter, &decision);
+        match self.limiter.judge(&request, &decision) {
+            Ok(()) => Call::Calling {
+                owed: Some(self.refunds.owe(&self.limiter, &request, &decision)),
+                refunds: self.refunds.clone(),
+                future: self.inner.call(request),
+                kept: Some(kept),
             },
-            Ok(Verdict::Later(deciding)) => {
-                let next = self.inner.clone();
-                Call::Deciding {
-                    deciding,
-                    limiter: Arc::clone(&self.limiter),
-                    service: mem::replace(&mut self.inner, next),
-                    request,
-                    refunds: self.refunds.clone(),
-                }
-            }
-            Err(error) => Call::Refused { error, kept: None },
+            Err(error) => Call::refused(error, self.mode.clone(), Some(kept)),
+        }
+    }
+
+    #[cold]
+    fn wait_for<Req>(&mut self, deciding: St::Deciding, request: Req) -> Call<S, Req, St, Rs, M, W>
+    where
+        S: Service<Req> + Clone,
+        M: Mode,
+        W: Refunds<St, S::Response, S::Error>,
+    {
+        let next = self.inner.clone();
+        Call::Deciding {
+            deciding,
+            limiter: Arc::clone(&self.limiter),
+            service: mem::replace(&mut self.inner, next),
+            request,
+            mode: self.mode.clone(),
+            refunds: self.refunds.clone(),
         }
     }
 }

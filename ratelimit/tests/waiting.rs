@@ -191,7 +191,7 @@ impl Store for Far {
         let mut polls = 2;
         Verdict::Later(Box::pin(poll_fn(move |cx| {
             if polls == 0 {
-                return Poll::Ready(Ok(decision));
+                return Poll::Ready(Ok(decision.clone()));
             }
             polls -= 1;
             cx.waker().wake_by_ref();

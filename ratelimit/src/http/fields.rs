@@ -9,7 +9,9 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::decision::Decision;
+use crate::limiter::Limiter;
 use crate::policy::Policy;
+use crate::store::Store;
 use crate::window::Outcome;
 
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -120,30 +122,54 @@ fn field<T>(
     HeaderValue::from_maybe_shared(text.freeze()).expect("names of rules are printable ASCII")
 }
 
-/// Adds what is left under each rule. Appended, as a layer further in may have told of its own rules.
-pub(super) fn tell(
-    headers: &mut HeaderMap,
-    policy: &PolicyField,
-    policies: &[Policy],
-    decision: &Decision,
-) {
-    if decision.iter().all(|(_, outcome)| outcome.is_shadow()) {
-        return;
-    }
-    headers.append(&RATELIMIT_POLICY, policy.value(policies, decision));
-    headers.append(&RATELIMIT, ratelimit_field(policies, decision));
+/// What responses tell of a decision.
+pub(crate) struct Told {
+    policy: HeaderValue,
+    left: HeaderValue,
+    legacy: Option<Legacy>,
 }
 
-/// Adds the fields of before the draft, of the one rule that is nearest to its end.
-pub(super) fn tell_legacy(headers: &mut HeaderMap, decision: &Decision) {
-    let enforced = decision.iter().filter(|(_, outcome)| !outcome.is_shadow());
-    let least = enforced.min_by_key(|(_, outcome)| (outcome.passes(), outcome.remaining()));
-    let Some((_, outcome)) = least else {
-        return;
-    };
-    headers.insert(&LIMIT, outcome.limit().into());
-    headers.insert(&REMAINING, outcome.remaining().into());
-    headers.insert(&RESET, whole_seconds(outcome.reset()).into());
+/// Of the one rule that is nearest to its end.
+struct Legacy {
+    limit: u32,
+    remaining: u32,
+    /// In seconds.
+    reset: u64,
+}
+
+impl Told {
+    /// Nothing, if no rule applied but shadows.
+    pub(super) fn of<St: Store, Rs>(
+        limiter: &Limiter<St, Rs>,
+        decision: &Decision,
+        legacy: bool,
+    ) -> Option<Self> {
+        let policies = limiter.policies();
+        let enforced = decision.iter().filter(|(_, outcome)| !outcome.is_shadow());
+        let least = enforced.min_by_key(|(_, outcome)| (outcome.passes(), outcome.remaining()));
+        let (_, least) = least?;
+        let legacy = legacy.then(|| Legacy {
+            limit: least.limit(),
+            remaining: least.remaining(),
+            reset: whole_seconds(least.reset()),
+        });
+        Some(Self {
+            policy: limiter.policy_field().value(policies, decision),
+            left: ratelimit_field(policies, decision),
+            legacy,
+        })
+    }
+
+    /// Adds what is left under each rule. Appended, as a layer further in may have told of its own rules.
+    pub(super) fn tell(self, headers: &mut HeaderMap) {
+        headers.append(&RATELIMIT_POLICY, self.policy);
+        headers.append(&RATELIMIT, self.left);
+        if let Some(legacy) = self.legacy {
+            headers.insert(&LIMIT, legacy.limit.into());
+            headers.insert(&REMAINING, legacy.remaining.into());
+            headers.insert(&RESET, legacy.reset.into());
+        }
+    }
 }
 
 /// Rounded up: who comes back after so many seconds is never early.

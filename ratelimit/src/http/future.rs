@@ -1,18 +1,15 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::Response;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::Respond;
 use super::body::LimitBody;
-use super::{Fields, Respond, fields};
-use crate::decision::Decision;
 use crate::future::{Call, Ended};
-use crate::limiter::Limiter;
 use crate::refund::{NoRefund, Refunds};
 use crate::rules::Apply;
 use crate::store::Store;
@@ -26,9 +23,7 @@ pin_project! {
         W: Refunds<St, S::Response, S::Error>,
     {
         #[pin]
-        call: Call<S, Req, St, Rs, Decision, W>,
-        limiter: Arc<Limiter<St, Rs>>,
-        respond: Respond,
+        call: Call<S, Req, St, Rs, Respond, W>,
     }
 }
 
@@ -38,16 +33,9 @@ where
     St: Store,
     W: Refunds<St, S::Response, S::Error>,
 {
-    pub(super) fn new(
-        call: Call<S, Req, St, Rs, Decision, W>,
-        limiter: &Arc<Limiter<St, Rs>>,
-        respond: Respond,
-    ) -> Self {
-        Self {
-            call,
-            limiter: Arc::clone(limiter),
-            respond,
-        }
+    #[inline]
+    pub(super) const fn new(call: Call<S, Req, St, Rs, Respond, W>) -> Self {
+        Self { call }
     }
 }
 
@@ -60,30 +48,17 @@ where
 {
     type Output = Result<Response<LimitBody<B>>, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let (mut response, decision, told) = match ready!(this.call.poll(cx)) {
-            Ended::Answered(answer, decision) => {
-                let told = this.respond.fields == Fields::Always;
-                (answer?.map(LimitBody::inner), Some(decision), told)
-            }
-            Ended::Refused(error, decision) => {
-                let told = this.respond.fields != Fields::Never;
-                (this.respond.refusals.response(&error), decision, told)
+        let (mut response, told) = match ready!(self.project().call.poll(cx)) {
+            Ended::Answered(answer, told) => (answer?.map(LimitBody::inner), told),
+            Ended::Refused(refusal) => {
+                let response = refusal.mode.refusals.response(&refusal.error);
+                (response, refusal.kept.flatten())
             }
         };
-        if let (Some(decision), true) = (decision, told) {
-            let limiter = &**this.limiter;
-            let policy = limiter.policy_field();
-            fields::tell(
-                response.headers_mut(),
-                policy,
-                limiter.policies(),
-                &decision,
-            );
-            if this.respond.legacy {
-                fields::tell_legacy(response.headers_mut(), &decision);
-            }
+        if let Some(told) = told {
+            told.tell(response.headers_mut());
         }
         Poll::Ready(Ok(response))
     }

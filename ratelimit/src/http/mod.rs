@@ -21,12 +21,16 @@ use tower_service::Service;
 pub use self::body::LimitBody;
 pub use self::client_ip::{ClientIp, FromExtensions, Peer};
 pub(crate) use self::fields::PolicyField;
+use self::fields::Told;
 pub use self::future::HttpFuture;
 pub use self::keys::{InExtension, UriPath};
 pub use self::networks::Networks;
 use self::refusal::Refusals;
+use crate::decision::Decision;
 use crate::error::RateLimitError;
+use crate::future::Mode;
 use crate::layer::RateLimitLayer;
+use crate::limiter::Limiter;
 use crate::refund::Refunds;
 use crate::rules::{Apply, Rules};
 use crate::service::RateLimit;
@@ -48,6 +52,21 @@ impl Respond {
             legacy: false,
             refusals,
         }
+    }
+}
+
+impl Mode for Respond {
+    /// The fields, written when the decision is made: they are all that a response has to tell of it.
+    type Kept = Option<Told>;
+
+    #[inline]
+    fn keep<St: Store, Rs>(&self, limiter: &Limiter<St, Rs>, decision: &Decision) -> Option<Told> {
+        let told = match self.fields {
+            Fields::Always => true,
+            Fields::OnRefusal => !decision.passes(),
+            Fields::Never => false,
+        };
+        told.then(|| Told::of(limiter, decision, self.legacy))?
     }
 }
 
@@ -196,6 +215,6 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        HttpFuture::new(self.start(request), &self.limiter, self.mode.clone())
+        HttpFuture::new(self.start(request))
     }
 }

@@ -44,6 +44,22 @@ pub trait Store: Clone {
 
     /// Checks all rules, and charges them if all have room.
     fn decide(&self, charges: &Charges<'_, Self::Scope>) -> Verdict<Self::Deciding>;
+
+    /// [`decide`](Store::decide) where there is a place for the decision, which is large: puts it there if it is at
+    /// hand, else returns what it comes from.
+    fn decide_into(
+        &self,
+        charges: &Charges<'_, Self::Scope>,
+        decision: &mut Decision,
+    ) -> Option<Self::Deciding> {
+        match self.decide(charges) {
+            Verdict::Now(made) => {
+                *decision = made;
+                None
+            }
+            Verdict::Later(deciding) => Some(deciding),
+        }
+    }
 }
 
 /// What an operator does to one key of one rule.

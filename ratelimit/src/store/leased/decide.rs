@@ -42,7 +42,8 @@ impl<S: Source> Leased<RedisStore<S>> {
             Step::Pass(outcome, bucket) => {
                 let mut decision = Decision::empty();
                 decision.push(charge.number, outcome.in_window_of(charge.terms));
-                Verdict::Now(decision.charged_at(bucket * charge.terms.width))
+                decision.charged_at(bucket * charge.terms.width);
+                Verdict::Now(decision)
             }
             Step::Refuse(outcome) => {
                 let mut decision = Decision::empty();

@@ -209,8 +209,9 @@ impl Said {
             };
             decision.push(asked.number, outcome);
         }
+        decision.charged_at(self.now);
         Answer {
-            decision: Ok(decision.charged_at(self.now)),
+            decision: Ok(decision),
             blocked: self.rules.first().is_some_and(|said| said.blocked),
             leased,
         }

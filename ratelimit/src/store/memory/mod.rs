@@ -1,0 +1,151 @@
+mod counters;
+mod decide;
+mod held;
+mod operate;
+
+use std::fmt;
+use std::future::Pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use self::counters::Counters;
+pub use self::operate::MemoryReceipt;
+use crate::decision::{Charges, Decision, Verdict};
+use crate::error::{ConfigError, StoreError};
+use crate::policy::Policy;
+use crate::store::Store;
+use crate::window::WindowKind;
+
+/// Counters in this process: strict, bounded, without a background task.
+///
+/// Decisions are at hand, so the service behind the layer is called in place; deciding allocates
+/// nothing. Clones share the counters, and so do rules of one name in several layers on one store.
+///
+/// # Memory
+///
+/// Each rule remembers about `capacity` keys, at 96 bytes for each that has come so far and about 57 for each that may. A key is
+/// kept as a hash under keys drawn at random, so nobody outside can make keys meet. When the place for
+/// a further key is taken, the least used one there is forgotten, **but not what it consumed**: newcomers
+/// to that place start from the highest counts that were forgotten there. A flood of keys
+/// beyond the capacity can therefore refuse others too early, and cannot win anybody quota.
+///
+/// # Time
+///
+/// It goes by `tokio::time::Instant`, so tests with paused time drive it.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    capacity: usize,
+    start: Instant,
+    tables: Mutex<Vec<(String, WindowKind, Arc<Counters>)>>,
+}
+
+/// What a [`MemoryStore`] keeps for one rule.
+#[derive(Clone, Debug)]
+pub struct MemoryScope {
+    counters: Arc<Counters>,
+}
+
+impl MemoryStore {
+    /// Room for about so many keys under each rule.
+    ///
+    /// # Panics
+    ///
+    /// When the capacity is zero.
+    #[must_use]
+    pub fn with_capacity(keys: usize) -> Self {
+        match Self::try_with_capacity(keys) {
+            Ok(store) => store,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// [`with_capacity`](MemoryStore::with_capacity) for a capacity from outside the code.
+    ///
+    /// # Errors
+    ///
+    /// When the capacity is zero.
+    pub fn try_with_capacity(keys: usize) -> Result<Self, ConfigError> {
+        if keys == 0 {
+            return Err(ConfigError::ZeroCapacity);
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                capacity: keys,
+                start: Instant::now(),
+                tables: Mutex::default(),
+            }),
+        })
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn decide_now(&self, charges: &Charges<'_, MemoryScope>) -> Decision {
+        let mut decision = Decision::empty();
+        decide::decide(self.now(), charges, &mut decision);
+        decision
+    }
+
+    #[inline]
+    fn now(&self) -> u64 {
+        let since = self.shared.start.elapsed();
+        since.as_secs() * 1_000_000 + u64::from(since.subsec_micros())
+    }
+}
+
+impl Store for MemoryStore {
+    type Scope = MemoryScope;
+    /// None is ever under way.
+    type Deciding = Pending<Result<Decision, StoreError>>;
+
+    fn scope(&self, policy: &Policy) -> MemoryScope {
+        let mut tables = lock(&self.shared.tables);
+        let (name, kind) = (policy.name(), policy.window());
+        let mut known = tables.iter();
+        if let Some((.., counters)) = known.find(|known| known.0 == name && known.1 == kind) {
+            let counters = Arc::clone(counters);
+            return MemoryScope { counters };
+        }
+        let counters = Counters::new(tables.len(), kind, self.shared.capacity);
+        let counters = Arc::new(counters);
+        tables.push((name.to_owned(), kind, Arc::clone(&counters)));
+        MemoryScope { counters }
+    }
+
+    fn keeps(&self, _: WindowKind) -> bool {
+        true
+    }
+
+    #[inline]
+    fn decide(&self, charges: &Charges<'_, MemoryScope>) -> Verdict<Self::Deciding> {
+        let mut decision = Decision::empty();
+        decide::decide(self.now(), charges, &mut decision);
+        Verdict::Now(decision)
+    }
+
+    #[inline]
+    fn decide_into(
+        &self,
+        charges: &Charges<'_, MemoryScope>,
+        decision: &mut Decision,
+    ) -> Option<Self::Deciding> {
+        decide::decide(self.now(), charges, decision);
+        None
+    }
+}
+
+/// The list is whole after each statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("capacity", &self.shared.capacity)
+            .finish_non_exhaustive()
+    }
+}
