@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use crate::decision::Verdict;
+use crate::decision::{Decision, Verdict};
 use crate::error::{ConfigError, RateLimitError};
 use crate::limiter::Limiter;
 use crate::policy::{Policy, Quotas};
@@ -295,10 +295,14 @@ impl<St: Store, Rs> Checker<St, Rs> {
     where
         Rs: Apply<Req>,
     {
-        let decision = match self.limiter.decide(request)? {
-            Verdict::Now(decision) => decision,
-            Verdict::Later(deciding) => deciding.await.map_err(RateLimitError::Store)?,
+        let deciding = {
+            let mut decision = Decision::empty();
+            match self.limiter.decide_into(request, &mut decision)? {
+                None => return self.limiter.judge(request, &decision),
+                Some(deciding) => deciding,
+            }
         };
+        let decision = deciding.await.map_err(RateLimitError::Store)?;
         self.limiter.judge(request, &decision)
     }
 

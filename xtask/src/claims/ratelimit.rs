@@ -128,6 +128,24 @@ pub(super) const CLAIMS: &[Claim] = &[
         ("ratelimit/store/hot/2t", "governor", "ratio"),
     ),
     Claim::compare(
+        "ratelimit/layer",
+        "the layer with one rule, Zipf over 1M header values: what it adds to a call, against tower_governor",
+        AtMost(0.6),
+        ("ratelimit/layer/zipf/1t", "tower_governor", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/layer-3-rules",
+        "the layer with three rules, against tower_governor with one",
+        AtMost(1.2),
+        ("ratelimit/layer-3-rules/zipf/1t", "tower_governor", "ratio"),
+    ),
+    Claim::compare(
+        "ratelimit/layer-allocations",
+        "what the layer with three rules allocates for a call that passes",
+        Equals(0.0),
+        ("ratelimit/layer-3-rules/zipf/1t", "tower_governor", "allocs"),
+    ),
+    Claim::compare(
         "ratelimit/redis-strict-multiplexed",
         "strict on Redis, Zipf over 100k keys, against one script call per decision",
         AtLeast(2.0),

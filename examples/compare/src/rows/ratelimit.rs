@@ -37,7 +37,7 @@ pub(super) fn store(entry: &Entry, draws: &Draws, threads: usize) -> Vec<Row> {
         .checker();
     let ours = |number: u64| {
         let decided = ours.decide(black_box(&(draws.at(number) as u64)));
-        let Ok(Verdict::Now(decision)) = decided else {
+        let Ok(Verdict::Now(decision)) = &decided else {
             panic!("memory decides at once")
         };
         assert!(decision.passes());

@@ -5,8 +5,8 @@ use super::counters::Windows;
 use super::held::Held;
 use crate::decision::{Charge, Charges, Decision};
 use crate::rules::MAX_RULES;
-use crate::store::table::{Room, Seen};
-use crate::window::Outcome;
+use crate::store::table::{InPlace, Room, Seen};
+use crate::window::{Outcome, SlidingWindow};
 
 /// One after the other in the order of their ranks, so that those who decide never wait for each other in a circle.
 type Order = ArrayVec<u8, MAX_RULES>;
@@ -24,16 +24,35 @@ pub(super) fn decide(now: u64, charges: &Charges<'_, MemoryScope>, decision: &mu
 fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>, decision: &mut Decision) {
     let counters = &*charge.scope.counters;
     if let Windows::Strict(table) = &counters.windows {
-        let place = table.place(counters.hash(charge.key));
-        let seen = table.see(place);
-        let room = seen.and_then(|seen| seen.room(charge.terms, now, charge.cost));
-        if let Some(mut room) = room {
-            // Each way says it by itself: an outcome that may come from two goes through memory once more.
-            decision.push(charge.number, marked(charge, room.take()));
-            return;
+        let Some(seen) = table.see(table.place(counters.hash(charge.key))) else {
+            return decide_whole(now, charge, decision);
+        };
+        // Each way says it by itself: an outcome that may come from several goes through memory once more.
+        match seen.room(charge.terms, now, charge.cost) {
+            Some(mut room) => decision.push(charge.number, marked(charge, room.take())),
+            None => decide_in_place(now, charge, seen, decision),
         }
+        return;
     }
     decide_whole(now, charge, decision);
+}
+
+/// A bucket has ended, or there is no room.
+#[inline(never)]
+fn decide_in_place(
+    now: u64,
+    charge: &Charge<'_, MemoryScope>,
+    seen: Seen<'_>,
+    decision: &mut Decision,
+) {
+    let Some((mut entry, mut window)) = seen.in_place(charge.terms, now) else {
+        return decide_whole(now, charge, decision);
+    };
+    let outcome = window.admit(now, charge.cost);
+    if outcome.passes() && charge.cost > 0 {
+        entry.put(&window);
+    }
+    decision.push(charge.number, marked(charge, outcome));
 }
 
 #[cold]
@@ -67,7 +86,7 @@ fn decide_all(now: u64, charges: &Charges<'_, MemoryScope>, decision: &mut Decis
     for &number in &order {
         let Some(room) = room(now, charges.at(number), seen[usize::from(number)]) else {
             drop(rooms);
-            return decide_whole_ones(now, charges, &order, &seen, decision);
+            return decide_each(now, charges, &order, &seen, decision);
         };
         rooms.push(room);
     }
@@ -102,12 +121,13 @@ fn place_in(order: &Order, number: usize) -> usize {
 /// What was asked of one rule, whose key stays held until all rules have been asked.
 enum Asked<'a> {
     Room(Room<'a>),
+    InPlace(InPlace<'a>, SlidingWindow, Outcome),
     Whole(Held<'a>, Outcome),
 }
 
-/// The same if some rule has to look at its key whole: it refuses, or a bucket has ended, or the key is new to it.
-#[cold]
-fn decide_whole_ones(
+/// The same if some rule has to do more: it refuses, or a bucket has ended, or the key is new to it.
+#[inline(never)]
+fn decide_each(
     now: u64,
     charges: &Charges<'_, MemoryScope>,
     order: &Order,
@@ -118,15 +138,9 @@ fn decide_whole_ones(
     let mut all_pass = true;
     for &number in order {
         let charge = charges.at(number);
-        asked.push(match room(now, charge, seen[usize::from(number)]) {
-            Some(room) => Asked::Room(room),
-            None => {
-                let held = charge.scope.counters.hold(charge.key, charge.terms, now);
-                let outcome = held.decide(now, charge.cost);
-                all_pass &= charge.lets_pass(&outcome);
-                Asked::Whole(held, outcome)
-            }
-        });
+        let (asked_now, passes) = Asked::of(now, charge, seen[usize::from(number)]);
+        asked.push(asked_now);
+        all_pass &= passes;
     }
     for (number, charge) in charges.iter().enumerate() {
         let outcome = asked[place_in(order, number)].settle(now, charge.cost, all_pass);
@@ -134,19 +148,42 @@ fn decide_whole_ones(
     }
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// Whether it lets the request pass, too.
+    fn of(now: u64, charge: &Charge<'a, MemoryScope>, seen: Option<Seen<'a>>) -> (Self, bool) {
+        if let Some(room) = room(now, charge, seen) {
+            return (Self::Room(room), true);
+        }
+        if let Some((entry, window)) = seen.and_then(|seen| seen.in_place(charge.terms, now)) {
+            let outcome = window.decide(now, charge.cost);
+            let passes = charge.lets_pass(&outcome);
+            return (Self::InPlace(entry, window, outcome), passes);
+        }
+        let held = charge.scope.counters.hold(charge.key, charge.terms, now);
+        let outcome = held.decide(now, charge.cost);
+        (Self::Whole(held, outcome), charge.lets_pass(&outcome))
+    }
+
     /// Charges it if all rules let the request pass; else says what would be told for a request that takes nothing,
     /// where the rule itself had room.
     fn settle(&mut self, now: u64, cost: u32, all_pass: bool) -> Outcome {
         match self {
             Self::Room(room) if all_pass => room.take(),
             Self::Room(room) => room.leave(),
-            Self::Whole(_, outcome) if !outcome.passes() => *outcome,
-            Self::Whole(held, outcome) if all_pass => {
+            Self::InPlace(.., outcome) | Self::Whole(_, outcome) if !outcome.passes() => *outcome,
+            Self::InPlace(_, window, _) if !all_pass => window.decide(now, 0),
+            Self::Whole(held, _) if !all_pass => held.decide(now, 0),
+            Self::InPlace(entry, window, outcome) => {
+                if cost > 0 {
+                    window.charge(now, cost);
+                    entry.put(window);
+                }
+                *outcome
+            }
+            Self::Whole(held, outcome) => {
                 held.charge(now, cost);
                 *outcome
             }
-            Self::Whole(held, _) => held.decide(now, 0),
         }
     }
 }

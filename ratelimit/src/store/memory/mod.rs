@@ -24,9 +24,10 @@ use crate::window::WindowKind;
 ///
 /// # Memory
 ///
-/// Each rule remembers about `capacity` keys, at 96 bytes for each that has come so far and about 57 for each that may. A key is
-/// kept as a hash under keys drawn at random, so nobody outside can make keys meet. When the place for
-/// a further key is taken, the least used one there is forgotten, **but not what it consumed**: newcomers
+/// Each rule remembers about `capacity` keys: at 64 bytes for each that has come so far, and 6 for each that may; 9 more once
+/// keys are forgotten. A key with more than 65,535 units in a sixteenth of its window, or that is blocked, takes 96
+/// more. A key is kept as a hash under keys drawn at random, so nobody outside can make keys meet. When the
+/// place for a further key is taken, the least used one there is forgotten, **but not what it consumed**: newcomers
 /// to that place start from the highest counts that were forgotten there. A flood of keys
 /// beyond the capacity can therefore refuse others too early, and cannot win anybody quota.
 ///

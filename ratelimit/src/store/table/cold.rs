@@ -1,11 +1,13 @@
-//! The halves of records that are needed once a bucket has ended, and what was forgotten.
+//! What a key's entry has no room for, and what was forgotten.
 
-use super::WAYS;
 use crate::window::{PAST, SlidingWindow, Terms};
 
 pub(super) struct Shard {
-    /// By the number of the record. Its room is reserved, and only paid for as keys come.
-    pub(super) cold: Vec<Cold>,
+    /// How many records are in use.
+    pub(super) records: usize,
+    cold: Vec<Cold>,
+    /// Of no record any more.
+    free: Vec<usize>,
     /// The highest counts that were forgotten in each set.
     floors: Box<[Packed]>,
     any_floor: bool,
@@ -35,11 +37,6 @@ impl Cold {
         }
     }
 
-    /// Whether it has to be asked, whatever the request.
-    pub(super) const fn is_asked(&self) -> bool {
-        self.ahead > 0 || self.blocked_until > 0
-    }
-
     /// The window, given what the entry says.
     pub(super) fn window(&self, (limit, version): (u32, u32), total: u32) -> SlidingWindow {
         let terms = Terms {
@@ -62,10 +59,35 @@ impl Cold {
 impl Shard {
     pub(super) fn with_sets(sets: usize) -> Self {
         Self {
-            cold: Vec::with_capacity(sets * WAYS),
+            records: 0,
+            cold: Vec::new(),
+            free: Vec::new(),
             floors: vec![[0; PACKED]; sets].into_boxed_slice(),
             any_floor: false,
         }
+    }
+
+    pub(super) fn cold(&self, number: usize) -> &Cold {
+        &self.cold[number]
+    }
+
+    /// Keeps a cold record, in the place of an older one if there is such.
+    pub(super) fn keep(&mut self, cold: Cold, place: Option<usize>) -> usize {
+        match place.or_else(|| self.free.pop()) {
+            Some(number) => {
+                self.cold[number] = cold;
+                number
+            }
+            None => {
+                self.cold.push(cold);
+                self.cold.len() - 1
+            }
+        }
+    }
+
+    /// Has no use for one any more.
+    pub(super) fn discard(&mut self, number: usize) {
+        self.free.push(number);
     }
 
     /// Eviction must not give quota back, so what the evicted key consumed is now held against whoever

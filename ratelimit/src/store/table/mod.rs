@@ -4,17 +4,17 @@
 //!
 //! - A set has 32 bits for each of its ways: part of a key's hash, and the number of its record. They share a line of
 //!   cache, and the sets of a million keys take 6 MB.
-//! - Records lie in the order in which their keys came. Who comes often came early, so the records that nearly all
-//!   decisions are about lie close together, in few lines and few pages, however many keys there are.
-//! - A record has two halves. The [entry] of 32 bytes is what nearly every decision needs; the [cold] half, with the
-//!   buckets of the past, is needed once a bucket has ended.
+//! - A record is an [entry] of one line of cache, which holds the whole window of nearly every key. Records lie in the
+//!   order in which their keys came: who comes often came early, so those that most decisions are about lie close
+//!   together, in few pages, however many keys there are.
+//! - What has no room in an entry is in a [cold] record: large counts of the past, blocks, charges ahead.
 //!
 //! # Locks
 //!
 //! - An entry is locked by a bit in it, held for some nanoseconds: nothing is waited for meanwhile but tables of
 //!   a higher rank.
-//! - Keys come and go, and cold halves are read and written, under the lock of their shard. It is taken before the bit
-//!   of an entry of the same table, never after it.
+//! - Keys come and go, and cold records are read and written, under the lock of their shard. It is taken before the
+//!   bit of an entry of the same table, never after it.
 //! - What was found without the bit may have gone by the time it is held, so it is compared again.
 
 mod cold;
@@ -30,7 +30,7 @@ use self::cold::Shard;
 use self::entry::{ENTRY, Entry, Locked};
 pub(crate) use self::whole::Whole;
 use self::words::Words;
-use crate::window::{Outcome, Terms, Wait};
+use crate::window::{Outcome, SlidingWindow, Terms, Wait};
 
 /// Ways to a set. With sets two thirds full on average, few of them overflow.
 const WAYS: usize = 16;
@@ -70,6 +70,12 @@ pub(crate) struct Place {
 #[derive(Clone, Copy)]
 pub(crate) struct Seen<'a> {
     entry: Entry<'a>,
+    tag: u64,
+}
+
+/// A key whose window lies in its entry, held.
+pub(crate) struct InPlace<'a> {
+    entry: Locked<'a>,
     tag: u64,
 }
 
@@ -181,6 +187,34 @@ impl<'a> Seen<'a> {
             reset: terms.free_at(bucket) - now,
             entry,
         })
+    }
+}
+
+impl<'a> Seen<'a> {
+    /// The window of the key, if it lies in its entry, goes by just these terms, and will be able to stay there when
+    /// its newest bucket has ended. Else the key has to be looked at [whole](Table::whole).
+    #[inline]
+    pub(crate) fn in_place(self, terms: Terms, now: u64) -> Option<(InPlace<'a>, SlidingWindow)> {
+        let entry = self.entry.lock();
+        if !entry.holds(self.tag, terms) {
+            return None;
+        }
+        let window = entry.window(now);
+        let has_ended = now / terms.width > window.newest;
+        if has_ended && window.current > u32::from(u16::MAX) {
+            return None;
+        }
+        let tag = self.tag;
+        Some((InPlace { entry, tag }, window))
+    }
+}
+
+impl InPlace<'_> {
+    /// Keeps what became of the window by a charge.
+    #[inline]
+    pub(crate) fn put(&mut self, window: &SlidingWindow) {
+        debug_assert!(Locked::can_hold(window), "its newest bucket had no more");
+        self.entry.write(self.tag, window);
     }
 }
 

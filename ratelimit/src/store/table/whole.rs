@@ -46,7 +46,7 @@ impl<'a> Whole<'a> {
     /// Its window; where it has none, what it starts from: what was forgotten in its set, or nothing.
     pub(crate) fn window(&self, terms: Terms, now: u64) -> SlidingWindow {
         match &self.record {
-            Some(record) => record.window(&self.shard),
+            Some(record) => record.window(&self.shard, now),
             None => {
                 let floor = self.shard.floor(self.table.set_in_shard(self.place), now);
                 floor.unwrap_or(SlidingWindow::new(terms))
@@ -57,7 +57,7 @@ impl<'a> Whole<'a> {
     /// Until when it is blocked; 0 if it is not.
     pub(crate) fn blocked_until(&self) -> u64 {
         let record = self.record.as_ref();
-        record.map_or(0, |record| self.shard.cold[record.number].blocked_until)
+        record.map_or(0, |record| record.blocked_until(&self.shard))
     }
 
     /// Keeps its window.
@@ -71,16 +71,20 @@ impl<'a> Whole<'a> {
     }
 
     fn write(&mut self, window: &SlidingWindow, blocked_until: u64, now: u64) {
-        let cold = Cold::of(window, blocked_until);
-        let ask_cold = cold.is_asked();
         let mut record = match self.record.take() {
             Some(record) => record,
             None => self.make_room(now),
         };
-        record.entry.write(self.place.tag, window, ask_cold);
-        match self.shard.cold.get_mut(record.number) {
-            Some(place) => *place = cold,
-            None => self.shard.cold.push(cold),
+        let (tag, place) = (self.place.tag, record.entry.cold());
+        if blocked_until <= now && Locked::can_hold(window) {
+            record.entry.write(tag, window);
+            if let Some(place) = place {
+                self.shard.discard(place);
+            }
+        } else {
+            let cold = Cold::of(window, blocked_until);
+            let place = self.shard.keep(cold, place);
+            record.entry.write_cold(tag, window, place);
         }
         self.record = Some(record);
     }
@@ -89,30 +93,27 @@ impl<'a> Whole<'a> {
     /// blocked one only if all are.
     fn make_room(&mut self, now: u64) -> Record<'a> {
         let (table, place) = (self.table, self.place);
-        let ways = table.ways_of(place);
-        let ways = (0..WAYS).map(|step| &ways[(place.way + step) % WAYS]);
-        if let Some(free) = ways.clone().find(|way| way.load(Relaxed) == 0) {
-            let number = self.shard.cold.len();
-            let record = Record {
-                number,
-                entry: table.entry(place, number).lock(),
-            };
-            free.store(place.print | (number as u32 + 1), Relaxed);
-            return record;
-        }
         let record = |number: usize| Record {
             number,
             entry: table.entry(place, number).lock(),
         };
+        let ways = table.ways_of(place);
+        let ways = (0..WAYS).map(|step| &ways[(place.way + step) % WAYS]);
+        if let Some(free) = ways.clone().find(|way| way.load(Relaxed) == 0) {
+            let record = record(self.shard.records);
+            self.shard.records += 1;
+            free.store(place.print | (record.number as u32 + 1), Relaxed);
+            return record;
+        }
         let used = |number: usize| {
             let record = record(number);
-            let blocked_until = self.shard.cold[number].blocked_until;
-            (blocked_until > now, record.window(&self.shard).used(now))
+            let is_blocked = record.blocked_until(&self.shard) > now;
+            (is_blocked, record.window(&self.shard, now).used(now))
         };
         let least = ways.min_by_key(|way| used(record_of(way.load(Relaxed))));
         let way = least.expect("a set has ways");
         let record = record(record_of(way.load(Relaxed)));
-        let evicted = record.window(&self.shard);
+        let evicted = record.window(&self.shard, now);
         self.shard.sink(table.set_in_shard(place), evicted, now);
         way.store(place.print | (record.number as u32 + 1), Relaxed);
         record
@@ -120,7 +121,21 @@ impl<'a> Whole<'a> {
 }
 
 impl Record<'_> {
-    fn window(&self, shard: &Shard) -> SlidingWindow {
-        shard.cold[self.number].window(self.entry.limit_and_version(), self.entry.total())
+    fn window(&self, shard: &Shard, now: u64) -> SlidingWindow {
+        match self.entry.cold() {
+            Some(cold) => {
+                let entry = &self.entry;
+                shard
+                    .cold(cold)
+                    .window(entry.limit_and_version(), entry.total())
+            }
+            None => self.entry.window(now),
+        }
+    }
+
+    fn blocked_until(&self, shard: &Shard) -> u64 {
+        self.entry
+            .cold()
+            .map_or(0, |cold| shard.cold(cold).blocked_until)
     }
 }
