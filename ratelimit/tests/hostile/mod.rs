@@ -1,4 +1,4 @@
-//! What must hold whatever bytes come from outside: driven by `tests/hostile.rs` and by the targets in `fuzz`.
+//! What must hold whatever bytes come from outside: driven by `tests/any_bytes.rs` and by the targets in `fuzz`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn append(lines: &mut Vec<Vec<u8>>, own_line: bool, entry: &str) {
 
 /// The bytes are two flags, and the lines that a client sent of a forwarding field. Whatever they say, the client is
 /// who our outer proxy saw; and without what our proxies add, it is some address, which is never made up.
-pub fn addresses(bytes: &[u8]) {
+pub(crate) fn addresses(bytes: &[u8]) {
     let (flags, sent) = bytes.split_first().unwrap_or((&0, &[]));
     let sent: Vec<Vec<u8>> = sent
         .split(|&byte| byte == b'\n')
@@ -81,7 +81,7 @@ pub fn addresses(bytes: &[u8]) {
 }
 
 /// The bytes are what a file says of a rule: taken, or refused with a reason, and never a panic.
-pub fn settings(bytes: &[u8]) {
+pub(crate) fn settings(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Err(error) = Rule::try_new(text.clone().into_owned(), Quota::per_second(1)) {
         assert!(!error.to_string().is_empty());
@@ -105,7 +105,7 @@ pub fn settings(bytes: &[u8]) {
 }
 
 /// The bytes are two keys. They are the same key only if they are the same bytes of one kind.
-pub fn keys(bytes: &[u8]) {
+pub(crate) fn keys(bytes: &[u8]) {
     let (one, other) = bytes.split_at(bytes.len() / 2);
     let pair = |one, other| Key::combined([Key::from(one), Key::from(other)]);
     assert_eq!(pair(one, other), pair(one, other));
@@ -117,6 +117,9 @@ pub fn keys(bytes: &[u8]) {
     if let Some(number) = bytes.first_chunk::<8>() {
         let number = u64::from_le_bytes(*number);
         assert_ne!(Key::from(number), Key::from(&bytes[..8]));
-        assert_ne!(KeyHash::of(Key::from(number)), KeyHash::of(Key::from(&bytes[..8])));
+        assert_ne!(
+            KeyHash::of(Key::from(number)),
+            KeyHash::of(Key::from(&bytes[..8]))
+        );
     }
 }

@@ -1,3 +1,5 @@
+use std::hint::black_box;
+
 use arrayvec::ArrayVec;
 
 use super::MemoryScope;
@@ -5,7 +7,7 @@ use super::counters::Windows;
 use super::held::Held;
 use crate::decision::{Charge, Charges, Decision};
 use crate::rules::MAX_RULES;
-use crate::store::table::{InPlace, Room, Seen};
+use crate::store::table::{InPlace, Place, Room, Seen, Table};
 use crate::window::{Outcome, SlidingWindow};
 
 /// One after the other in the order of their ranks, so that those who decide never wait for each other in a circle.
@@ -62,21 +64,27 @@ fn decide_whole(now: u64, charge: &Charge<'_, MemoryScope>, decision: &mut Decis
 }
 
 /// Nearly always there is room under each rule, in the newest bucket of its key.
-fn decide_all(now: u64, charges: &Charges<'_, MemoryScope>, decision: &mut Decision) {
-    // All keys are looked for before the first is locked, so that what is not in the cache is fetched at the same
-    // time.
-    let mut seen: Keys<'_> = ArrayVec::new();
+fn decide_all<'a>(now: u64, charges: &Charges<'a, MemoryScope>, decision: &mut Decision) {
+    // What is not in the cache is fetched at the same time: the sets of all keys, then the records of all keys, and
+    // only then the first is locked.
+    let mut places: ArrayVec<Option<(&'a Table, Place)>, MAX_RULES> = ArrayVec::new();
     let mut in_order = true;
     let mut rank = 0;
     for charge in charges.iter() {
         let counters = &charge.scope.counters;
         in_order &= counters.rank >= rank;
         rank = counters.rank;
-        seen.push(match &counters.windows {
-            Windows::Strict(table) => table.see(table.place(counters.hash(charge.key))),
+        places.push(match &counters.windows {
+            Windows::Strict(table) => {
+                let place = table.place(counters.hash(charge.key));
+                black_box(table.glance(place));
+                Some((table, place))
+            }
             Windows::Named(_) => None,
         });
     }
+    let see = |place: &Option<(&'a Table, Place)>| (*place)?.0.see((*place)?.1);
+    let seen: Keys<'_> = places.iter().map(see).collect();
     let mut order: Order = (0..charges.len() as u8).collect();
     if !in_order {
         order.sort_unstable_by_key(|&number| charges.at(number).scope.counters.rank);

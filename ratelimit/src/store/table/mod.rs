@@ -116,6 +116,12 @@ impl Table {
         }
     }
 
+    /// What lies in the first way of a place: to have its set fetched, if it is not in the cache.
+    #[inline]
+    pub(crate) fn glance(&self, place: Place) -> u32 {
+        self.ways_of(place)[place.way].load(Relaxed)
+    }
+
     /// The key, if it has an entry.
     #[inline]
     pub(crate) fn see(&self, place: Place) -> Option<Seen<'_>> {
