@@ -71,8 +71,16 @@ pub(crate) enum Ended<T, E, M: Mode> {
 
 pub(crate) struct Refusal<M: Mode> {
     pub(crate) error: RateLimitError,
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only a response tells of it")
+    )]
     pub(crate) mode: M,
     /// If there was a decision.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only a response tells of it")
+    )]
     pub(crate) kept: Option<M::Kept>,
 }
 
