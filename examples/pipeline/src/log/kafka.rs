@@ -1,7 +1,7 @@
 //! The log on Kafka: one topic, each partition of ours a partition of it.
 //!
 //! - Appends are produced idempotently with `acks=all`, to the partition that the slot says, and answered by the
-//!   broker's report. A partition that too few of its brokers serve takes nothing ([`gate`]): what is sent to it
+//!   broker's report. A partition that too few of its brokers serve takes nothing (`gate`): what is sent to it
 //!   would be in doubt for as long as its client has patience.
 //! - Partitions are read as a member of a group, which rebalances cooperatively. The group says who reads what, and
 //!   nothing else: from where on is said by the shard's watermark, never by the group's offset.
