@@ -1,6 +1,6 @@
 //! The names of keys on Redis that must lie in one slot of a cluster.
 
-use crate::ConfigError;
+use crate::{ConfigError, Origin};
 
 /// Slots of a Redis Cluster.
 const SLOTS: u16 = 16_384;
@@ -48,6 +48,16 @@ pub(crate) fn beside(name: &str, ending: &str) -> Result<String, ConfigError> {
 /// Where the started suspects of a group are marked.
 pub(crate) fn starts(stream: &str, group: &str) -> Result<String, ConfigError> {
     beside(stream, &format!(":{group}:starts"))
+}
+
+/// Where it is noted which keys of a group are held back, and by which message.
+pub(crate) fn held(stream: &str, group: &str) -> Result<String, ConfigError> {
+    beside(stream, &format!(":{group}:held"))
+}
+
+/// How it is noted there: as in the header of a copy.
+pub(crate) fn origin(origin: &Origin) -> Vec<u8> {
+    serde_json::to_vec(origin).expect("an origin is plain text and numbers")
 }
 
 #[cfg(test)]

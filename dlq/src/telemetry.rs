@@ -4,7 +4,7 @@
 //! `seawall_dlq_redriven_total`, the gauges `seawall_dlq_depth`, `seawall_dlq_oldest_seconds` and
 //! `seawall_dlq_alert` (1 while raised), and of the consumer `seawall_dlq_messages_total` with the label
 //! `ended` (`done`, `dead`, `parked`, `failed`), `seawall_dlq_suspects_total`,
-//! `seawall_dlq_condemned_total` and `seawall_dlq_delayed_back_total`.
+//! `seawall_dlq_condemned_total`, `seawall_dlq_set_aside_total` and `seawall_dlq_delayed_back_total`.
 
 use crate::{LetterId, SinkError, Written};
 
@@ -128,6 +128,14 @@ mod consumer {
     pub(crate) fn back(messages: u64) {
         #[cfg(feature = "metrics")]
         metrics::counter!("seawall_dlq_delayed_back_total").increment(messages);
+        let _ = messages;
+    }
+
+    /// Messages were set aside behind one of their key.
+    #[cfg(feature = "redis")]
+    pub(crate) fn set_aside(messages: usize) {
+        #[cfg(feature = "metrics")]
+        metrics::counter!("seawall_dlq_set_aside_total").increment(messages as u64);
         let _ = messages;
     }
 

@@ -19,6 +19,7 @@ pub use self::kafka::KafkaSource;
 #[cfg(feature = "redis")]
 pub use self::redis::{
     RedisSource,
+    held::{HeldKey, HeldKeys},
     requeue::{Requeue, RequeueError},
 };
 pub use self::{
@@ -174,7 +175,14 @@ impl<B> Consumer<B> {
     }
 
     /// Handles messages of one key one after another, in the order of the stream. One that is parked
-    /// holds those behind it; one that is dead does not. Messages without a key have no order.
+    /// holds those behind it. Messages without a key have no order.
+    ///
+    /// On Redis one that is dead holds them as well, until its letter is redriven and the copy done, or until it is [let
+    /// go](crate::HeldKeys). Those behind it are set aside beside the stream, as are those behind one that is parked when half the
+    /// window is held, so that no key stands in the way of others; each comes back when the one before it is done, behind
+    /// what is in the stream by then. With [`pass_dead`](Consumer::pass_dead), and on Kafka, the dead hold nobody. Give
+    /// the sink of a layer that acknowledges its messages [`holding_keys`](crate::RedisSink::holding_keys), or a crash between the letter and
+    /// the next step lets those behind it go on.
     ///
     /// On Redis only one consumer of the group works at a time, to keep the order in all of it, and the others stand by. On Kafka
     /// each keeps it for its own partitions, of which a key has one. Nothing is put off on the server: a message waits here
@@ -268,6 +276,8 @@ pub struct Totals {
     pub parked: u64,
     /// How often a call failed, so that its message was not acknowledged and is handled again.
     pub failed: u64,
+    /// Messages that were set aside behind one of their key which was dead or parked.
+    pub set_aside: u64,
     /// Messages that were taken over from a worker that was gone.
     pub taken_over: u64,
 }

@@ -61,11 +61,25 @@ pub(super) fn from_fields(stream: &Arc<str>, id: Arc<str>, fields: Vec<Value>) -
 /// The fields of an entry that comes back as this message, put off once more. It stays the message that
 /// it is at its new place.
 pub(super) fn to_put_off(message: &Message) -> Vec<(Arc<str>, Bytes)> {
+    let mut fields = with_origin(message);
+    fields.push(message.parked_header());
+    fields
+}
+
+/// The same of one that is set aside, which is not put off for it.
+pub(super) fn to_set_aside(message: &Message) -> Vec<(Arc<str>, Bytes)> {
+    let mut fields = with_origin(message);
+    if message.parked > 0 {
+        fields.push((PARKED_HEADER.into(), message.parked.to_string().into()));
+    }
+    fields
+}
+
+fn with_origin(message: &Message) -> Vec<(Arc<str>, Bytes)> {
     let mut headers = message.headers.clone();
     if !headers.iter().any(|(name, _)| **name == *ORIGIN_HEADER) {
         headers.push(message.origin_header());
     }
-    headers.push(message.parked_header());
     fields(message.key.as_ref(), &message.payload, headers)
 }
 

@@ -12,7 +12,10 @@ use seawall_redis::{Breaker, Client, Error, Script, Shared};
 
 use super::{
     entry,
-    scripts::{CLAIM_IN_ORDER, DELAY, HOLD, MOVE, READ_ALONE, SETTLE, START, SWEEP},
+    held::{Names, origin_of},
+    scripts::{
+        CLAIM_IN_ORDER, DELAY, HOLD, MOVE, READ_ALONE, SETTLE, SETTLE_IN_ORDER, START, SWEEP,
+    },
 };
 use crate::{ConfigError, ConsumeError, Message, names};
 
@@ -42,7 +45,7 @@ struct Place {
     stream: Arc<str>,
     group: String,
     consumer: String,
-    starts: String,
+    names: Names,
     delayed: String,
     fields: String,
 }
@@ -58,15 +61,41 @@ pub(super) enum Start {
     Elsewhere,
     /// It is not in the stream any more.
     Gone,
+    /// Its key is held back.
+    Late(Message),
 }
 
 /// What is settled with one script.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Settlement {
     /// Messages that are done.
-    pub(super) done: Vec<Arc<str>>,
+    pub(super) done: Vec<Finished>,
     /// Suspects that ran and came back, each with its mark.
     pub(super) came_back: Vec<(Arc<str>, String)>,
+}
+
+/// A message that is done, and where order is kept its key and its origin: others may wait for it.
+#[derive(Debug, Clone)]
+pub(super) struct Finished {
+    pub(super) id: Arc<str>,
+    of: Option<(Bytes, Vec<u8>)>,
+}
+
+impl Finished {
+    /// Of a message whose order counts.
+    pub(super) fn in_order(message: &Message) -> Self {
+        let key = message.key.clone();
+        Self {
+            id: Arc::clone(&message.id),
+            of: key.map(|key| (key, origin_of(message))),
+        }
+    }
+}
+
+impl From<Arc<str>> for Finished {
+    fn from(id: Arc<str>) -> Self {
+        Self { id, of: None }
+    }
 }
 
 impl Settlement {
@@ -179,13 +208,24 @@ impl Group {
         &self,
         most: usize,
         known: usize,
-    ) -> Result<Vec<Message>, Error> {
+    ) -> Result<(Vec<Message>, Vec<Arc<str>>), Error> {
         let (most, known) = (most.to_string(), known.to_string());
         let args = [most.as_bytes(), known.as_bytes()];
-        let answer = self
-            .script(&READ_ALONE, &[self.place.stream.as_bytes()], true, &args)
-            .await?;
-        Ok(self.messages(answer))
+        let keys = [
+            self.place.stream.as_bytes(),
+            self.place.names.held.as_bytes(),
+        ];
+        let answer = self.script(&READ_ALONE, &keys, true, &args).await?;
+        let Value::Array(parts) = answer else {
+            return Ok(Default::default());
+        };
+        match <[Value; 2]>::try_from(parts) {
+            Ok([read, Value::Array(late)]) => {
+                let late = late.into_iter().filter_map(word).collect();
+                Ok((self.messages(read), late))
+            }
+            _ => Err(nonsense()),
+        }
     }
 
     /// Takes over some messages that nobody has held for so long, without raising any count of theirs. It
@@ -223,10 +263,18 @@ impl Group {
     }
 
     /// Marks the start of a suspect, before it is started.
-    pub(super) async fn start(&self, id: &str, mark: &str, most: u32) -> Result<Start, Error> {
+    pub(super) async fn start(
+        &self,
+        id: &str,
+        mark: &str,
+        most: u32,
+        in_order: bool,
+    ) -> Result<Start, Error> {
         let most = most.to_string();
         let args = [id.as_bytes(), mark.as_bytes(), most.as_bytes()];
-        let keys = [self.place.stream.as_bytes(), self.place.starts.as_bytes()];
+        let names = &self.place.names;
+        let mut keys = vec![names.stream.as_bytes(), names.starts.as_bytes()];
+        keys.extend(in_order.then_some(names.held.as_bytes()));
         let answer = self.script(&START, &keys, true, &args).await?;
         let Value::Array(parts) = answer else {
             return Err(nonsense());
@@ -245,21 +293,47 @@ impl Group {
         match what.as_deref() {
             Some("start") => Ok(Start::Run(message()?.0)),
             Some("poison") => message().map(|(message, count)| Start::Poison(message, count)),
+            Some("late") => Ok(Start::Late(message()?.0)),
             Some("elsewhere") => Ok(Start::Elsewhere),
             Some("gone") => Ok(Start::Gone),
             _ => Err(nonsense()),
         }
     }
 
-    pub(super) async fn settle(&self, settlement: &Settlement) -> Result<(), Error> {
+    pub(super) async fn settle(
+        &self,
+        settlement: &Settlement,
+        in_order: bool,
+    ) -> Result<(), Error> {
         let done = settlement.done.len().to_string();
         let mut args = vec![done.as_bytes()];
-        args.extend(settlement.done.iter().map(|id| id.as_bytes()));
+        let keyed: Vec<_> = settlement
+            .done
+            .iter()
+            .map(|done| match &done.of {
+                Some((key, origin)) => ([b"k", &key[..]].concat(), &origin[..]),
+                None => Default::default(),
+            })
+            .collect();
+        for (done, (key, origin)) in settlement.done.iter().zip(&keyed) {
+            args.push(done.id.as_bytes());
+            if in_order {
+                args.extend([&key[..], origin]);
+            }
+        }
         for (id, mark) in &settlement.came_back {
             args.extend([id.as_bytes(), mark.as_bytes()]);
         }
-        let keys = [self.place.stream.as_bytes(), self.place.starts.as_bytes()];
-        self.script(&SETTLE, &keys, false, &args).await.map(drop)
+        let keys = self.place.names.all();
+        let settled = match in_order {
+            true => self.script(&SETTLE_IN_ORDER, &keys, false, &args).await,
+            false => self.script(&SETTLE, &keys[..2], false, &args).await,
+        };
+        settled.map(drop)
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.place.names
     }
 
     /// Says that these messages are in good hands, or, with an idle time, in none. Answers which of them
@@ -301,7 +375,7 @@ impl Group {
         let place = &self.place;
         let keys = [
             place.stream.as_bytes(),
-            place.starts.as_bytes(),
+            place.names.starts.as_bytes(),
             place.delayed.as_bytes(),
             place.fields.as_bytes(),
         ];
@@ -343,7 +417,7 @@ impl Group {
     }
 
     /// Runs a script whose first arguments are the group and, where it is asked for, the consumer.
-    async fn script(
+    pub(super) async fn script(
         &self,
         script: &Script,
         keys: &[&[u8]],
@@ -378,7 +452,7 @@ impl Place {
     fn new(stream: &str, group: &str, consumer: String) -> Result<Self, ConfigError> {
         Ok(Self {
             stream: stream.into(),
-            starts: names::starts(stream, group)?,
+            names: Names::new(stream, group)?,
             delayed: names::beside(stream, &format!(":{group}:delayed"))?,
             fields: names::beside(stream, &format!(":{group}:delayed:messages"))?,
             group: group.to_owned(),
@@ -399,14 +473,14 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn word(value: Value) -> Option<Arc<str>> {
+pub(super) fn word(value: Value) -> Option<Arc<str>> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes).ok().map(Into::into),
         _ => None,
     }
 }
 
-fn nonsense() -> Error {
+pub(super) fn nonsense() -> Error {
     let error = (
         ErrorKind::UnexpectedReturnType,
         "Redis gave an answer that makes no sense",

@@ -2,6 +2,7 @@
 
 mod entry;
 mod group;
+pub(super) mod held;
 pub(super) mod requeue;
 mod run;
 mod scripts;
@@ -31,6 +32,7 @@ pub struct RedisSource {
     group: String,
     make_stream: bool,
     claim_after: Duration,
+    pass_dead: bool,
 }
 
 /// What a consumer at work knows of its settings.
@@ -43,6 +45,8 @@ struct Settings {
     drain_for: Duration,
     poison_to: WriteLetter,
     pause: Pause,
+    /// Whether a message that is dead holds back those behind it of its key.
+    hold_dead: bool,
 }
 
 impl Consumer<RedisSource> {
@@ -62,6 +66,7 @@ impl Consumer<RedisSource> {
             group: group.into(),
             make_stream: false,
             claim_after: Duration::from_secs(30),
+            pass_dead: false,
         };
         Self::over(source, Pause::new())
     }
@@ -69,6 +74,13 @@ impl Consumer<RedisSource> {
     /// Makes the stream where there is none. Without it that is an error, for most often the name is wrong.
     pub fn make_stream(mut self) -> Self {
         self.source.make_stream = true;
+        self
+    }
+
+    /// Lets the messages behind a dead one of their key go on without it. Means something only where
+    /// [order is kept](Self::ordered_by_key).
+    pub fn pass_dead(mut self) -> Self {
+        self.source.pass_dead = true;
         self
     }
 
@@ -128,14 +140,14 @@ impl Consumer<RedisSource> {
             consumer.clone(),
         )?;
         group.join(source.make_stream).await?;
+        let hold_dead = self.limits.ordered && !source.pass_dead;
         let poison_to = match self.poison_to {
             Some(write) => write,
             None => {
                 let letters = names::beside(&source.stream, ".dead")?;
-                boxed(
-                    RedisSink::try_over(group.client(), letters)?
-                        .try_acknowledging(&source.stream, &source.group)?,
-                )
+                let sink = RedisSink::try_over(group.client(), letters)?
+                    .try_acknowledging(&source.stream, &source.group)?;
+                boxed(if hold_dead { sink.holding_keys() } else { sink })
             }
         };
         let settings = Settings {
@@ -147,6 +159,7 @@ impl Consumer<RedisSource> {
             drain_for: self.drain_for,
             poison_to,
             pause: self.pause,
+            hold_dead,
         };
         Shift::new(settings, group, handler).run(shutdown).await
     }
@@ -164,6 +177,7 @@ impl fmt::Debug for RedisSource {
             .field("stream", &self.stream)
             .field("group", &self.group)
             .field("claim_after", &self.claim_after)
+            .field("pass_dead", &self.pass_dead)
             .finish_non_exhaustive()
     }
 }

@@ -2,34 +2,196 @@
 
 use seawall_redis::Script;
 
+/// What is held back by key: the hash `held` has for a key the message that those of it wait for, by its origin where it is
+/// dead and by its entry where it is not. A message is late if its key is held and not by itself.
+macro_rules! is_late {
+    () => {
+        r"
+local function is_late(held, id, fields)
+  local key, origin
+  for i = 1, #fields, 2 do
+    if fields[i] == 'key' and not key then
+      key = fields[i + 1]
+    elseif fields[i] == 'seawall-origin' then
+      origin = fields[i + 1]
+    end
+  end
+  local by = key and redis.call('HGET', held, key)
+  return by and by ~= id and by ~= origin
+end
+"
+    };
+}
+
+/// The next of a key goes on: the first of those that are set aside comes back into the stream, and the others wait for it now.
+/// One at a time, or one that dies could not hold back those behind it.
+///
+/// KEYS: stream, starts, what is held, what is set aside in its order, its fields.
+macro_rules! go_on {
+    () => {
+        r"
+local function go_on(key)
+  local hash = redis.sha1hex(key)
+  local first = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. hash .. ':', '(' .. hash .. ';', 'LIMIT', 0, 1)[1]
+  if not first then
+    redis.call('HDEL', KEYS[3], key)
+    return
+  end
+  local fields = cmsgpack.unpack(redis.call('HGET', KEYS[5], first))
+  local entry = redis.call('XADD', KEYS[1], '*', unpack(fields))
+  redis.call('HSET', KEYS[3], key, entry)
+  redis.call('HDEL', KEYS[5], first)
+  redis.call('ZREM', KEYS[4], first)
+end
+"
+    };
+}
+
+/// Takes back the marks of suspects that ran and came back: pairs of entry and mark.
+macro_rules! take_back {
+    () => {
+        r"
+local function take_back(from)
+  for i = from, #ARGV, 2 do
+    local found = redis.call('HGET', KEYS[2], ARGV[i])
+    if found then
+      local count, mark = string.match(found, '^(%d+) (.*)$')
+      if mark == ARGV[i + 1] then
+        redis.call('HSET', KEYS[2], ARGV[i], string.format('%d -', tonumber(count) - 1))
+      end
+    end
+  end
+end
+"
+    };
+}
+
+/// Sets messages of one key aside and acknowledges them, behind one that they wait for from now on, or behind what is held
+/// already. Says how many. Does nothing when it is sent twice.
+///
+/// KEYS: as `go_on`. ARGV: group, a name for this, key, what holds it, the entry of that if it is dead; then of each
+/// message its entry, how many fields and values it has, and these.
+pub(super) static SET_ASIDE: Script = Script::new(concat!(
+    go_on!(),
+    r"
+if redis.call('HGET', KEYS[5], 'last') == ARGV[2] then
+  return 0
+end
+redis.call('HSET', KEYS[5], 'last', ARGV[2])
+local key = ARGV[3]
+local function acknowledge(entry)
+  redis.call('XACK', KEYS[1], ARGV[1], entry)
+  redis.call('HDEL', KEYS[2], entry)
+end
+if ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[3], key, ARGV[4])
+end
+if ARGV[5] ~= '' then
+  acknowledge(ARGV[5])
+end
+local hash, aside, i = redis.sha1hex(key), 0, 6
+while i <= #ARGV do
+  local entry, count = ARGV[i], tonumber(ARGV[i + 1])
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], entry, entry, 1) > 0 then
+    local fields = {}
+    for field = i + 2, i + 1 + count do
+      fields[#fields + 1] = ARGV[field]
+    end
+    -- In the order of the stream: digits of one width are ordered as the numbers are.
+    local time, number = string.match(entry, '^(%d+)-(%d+)$')
+    local pad = function(digits) return string.rep('0', 20 - #digits) .. digits end
+    local member = hash .. ':' .. pad(time) .. '-' .. pad(number)
+    redis.call('ZADD', KEYS[4], 0, member)
+    redis.call('HSET', KEYS[5], member, cmsgpack.pack(fields))
+    acknowledge(entry)
+    aside = aside + 1
+  end
+  i = i + 2 + count
+end
+if redis.call('HEXISTS', KEYS[3], key) == 0 then
+  go_on(key)
+end
+return aside
+"
+));
+
+/// As `SETTLE`, where order is kept: what waited for a message that is done goes on.
+///
+/// KEYS: as `go_on`. ARGV: group, number of messages to acknowledge, of each its entry, `k` and its key or nothing, and
+/// its origin; pairs of entry and mark.
+pub(super) static SETTLE_IN_ORDER: Script = Script::new(concat!(
+    go_on!(),
+    take_back!(),
+    r"
+local last = 2 + 3 * tonumber(ARGV[2])
+for i = 3, last, 3 do
+  local entry, key = ARGV[i], ARGV[i + 1] ~= '' and string.sub(ARGV[i + 1], 2)
+  redis.call('XACK', KEYS[1], ARGV[1], entry)
+  redis.call('HDEL', KEYS[2], entry)
+  local by = key and redis.call('HGET', KEYS[3], key)
+  if by and (by == entry or by == ARGV[i + 2]) then
+    go_on(key)
+  end
+end
+take_back(last + 1)
+return 1
+"
+));
+
+/// A key is held back no longer. Says whether it was.
+///
+/// KEYS: as `go_on`. ARGV: key.
+pub(super) static LET_GO: Script = Script::new(concat!(
+    go_on!(),
+    r"
+local held = redis.call('HEXISTS', KEYS[3], ARGV[1])
+if held == 1 then
+  go_on(ARGV[1])
+end
+return held
+"
+));
+
+/// The keys that are held back, by what each is, and how many wait.
+///
+/// KEYS: as `go_on`.
+pub(super) static HELD: Script = Script::new(
+    r"
+local answer = {}
+local held = redis.call('HGETALL', KEYS[3])
+for i = 1, #held, 2 do
+  local hash = redis.sha1hex(held[i])
+  local behind = redis.call('ZLEXCOUNT', KEYS[4], '[' .. hash .. ':', '(' .. hash .. ';')
+  answer[#answer + 1] = {held[i], held[i + 1], behind}
+end
+return answer
+",
+);
+
 /// Acknowledges messages, and takes back the marks of suspects that ran and came back.
 ///
 /// KEYS: stream, starts. ARGV: group, number of messages to acknowledge, these, pairs of entry and mark.
-pub(super) static SETTLE: Script = Script::new(
+pub(super) static SETTLE: Script = Script::new(concat!(
+    take_back!(),
     r"
 local last = 2 + tonumber(ARGV[2])
 for i = 3, last do
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
   redis.call('HDEL', KEYS[2], ARGV[i])
 end
-for i = last + 1, #ARGV, 2 do
-  local found = redis.call('HGET', KEYS[2], ARGV[i])
-  if found then
-    local count, mark = string.match(found, '^(%d+) (.*)$')
-    if mark == ARGV[i + 1] then
-      redis.call('HSET', KEYS[2], ARGV[i], string.format('%d -', tonumber(count) - 1))
-    end
-  end
-end
+take_back(last + 1)
 return 1
-",
-);
+"
+));
 
 /// Marks the start of a suspect, or says that it has been started too often. Sent twice with one mark it
 /// counts once.
 ///
-/// KEYS: stream, starts. ARGV: group, consumer, entry, mark, most starts.
-pub(super) static START: Script = Script::new(
+/// Where order is kept, one whose key is held back is late instead.
+///
+/// KEYS: stream, starts, and where order is kept what is held. ARGV: group, consumer, entry, mark, most starts.
+pub(super) static START: Script = Script::new(concat!(
+    is_late!(),
     r"
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then
   return {'elsewhere'}
@@ -39,6 +201,9 @@ if #entry == 0 then
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
   redis.call('HDEL', KEYS[2], ARGV[3])
   return {'gone'}
+end
+if KEYS[3] and is_late(KEYS[3], ARGV[3], entry[1][2]) then
+  return {'late', 0, entry[1][2]}
 end
 local count, mark = 0, ''
 local found = redis.call('HGET', KEYS[2], ARGV[3])
@@ -54,8 +219,8 @@ if mark ~= ARGV[4] then
   redis.call('HSET', KEYS[2], ARGV[3], string.format('%d %s', count, ARGV[4]))
 end
 return {'start', count, entry[1][2]}
-",
-);
+"
+));
 
 /// Sets how long messages have been idle, of those that are still this consumer's, and answers which are
 /// not any more.
@@ -123,17 +288,31 @@ return {#due, math.max(0, tonumber(next[2]) - now)}
 );
 
 /// Reads while no message of the group is with anybody else, nor with this consumer without its knowledge.
+/// Answers which of them are late besides.
 ///
-/// KEYS: stream. ARGV: group, consumer, most, messages it knows.
-pub(super) static READ_ALONE: Script = Script::new(
+/// KEYS: stream, what is held. ARGV: group, consumer, most, messages it knows.
+pub(super) static READ_ALONE: Script = Script::new(concat!(
+    is_late!(),
     r"
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
 if pending[1] > tonumber(ARGV[4]) then
   return false
 end
-return redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
-",
-);
+local read = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], '>')
+if not read then
+  return false
+end
+local late = {}
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  for _, entry in ipairs(read[1][2]) do
+    if is_late(KEYS[2], entry[1], entry[2]) then
+      late[#late + 1] = entry[1]
+    end
+  end
+end
+return {read, late}
+"
+));
 
 /// Takes over messages that nobody has held for so long, in their order, unless one before them is in
 /// somebody else's good hands.

@@ -57,22 +57,22 @@ async fn a_start_that_is_sent_twice_counts_once() {
     let group = group(&server, "a").await;
     let id = read(&server, &group, &["x"]).await[0].id.clone();
     for _ in 0..5 {
-        let start = group.start(&id, "mark", 3).await.unwrap();
+        let start = group.start(&id, "mark", 3, false).await.unwrap();
         assert!(matches!(start, Start::Run(_)), "{start:?}");
     }
     assert_eq!(marks(&server, &id).await, "1 mark");
     for mark in ["second", "third"] {
         assert!(matches!(
-            group.start(&id, mark, 3).await.unwrap(),
+            group.start(&id, mark, 3, false).await.unwrap(),
             Start::Run(_)
         ));
     }
     // The third is under way, and stays so; a fourth is one too many.
     assert!(matches!(
-        group.start(&id, "third", 3).await.unwrap(),
+        group.start(&id, "third", 3, false).await.unwrap(),
         Start::Run(_)
     ));
-    let start = group.start(&id, "fourth", 3).await.unwrap();
+    let start = group.start(&id, "fourth", 3, false).await.unwrap();
     assert!(matches!(start, Start::Poison(_, 3)), "{start:?}");
     assert_eq!(marks(&server, &id).await, "3 third");
 }
@@ -82,16 +82,16 @@ async fn a_mark_is_taken_back_once_and_only_by_whoever_set_it() {
     let server = Redis::start().await;
     let group = group(&server, "a").await;
     let id = read(&server, &group, &["x"]).await[0].id.clone();
-    group.start(&id, "first", 3).await.unwrap();
-    group.start(&id, "second", 3).await.unwrap();
+    group.start(&id, "first", 3, false).await.unwrap();
+    group.start(&id, "second", 3, false).await.unwrap();
     let came_back = |mark: &str| Settlement {
         came_back: vec![(id.clone(), mark.to_owned())],
         ..Settlement::default()
     };
-    group.settle(&came_back("first")).await.unwrap();
+    group.settle(&came_back("first"), false).await.unwrap();
     assert_eq!(marks(&server, &id).await, "2 second");
     for _ in 0..3 {
-        group.settle(&came_back("second")).await.unwrap();
+        group.settle(&came_back("second"), false).await.unwrap();
         assert_eq!(marks(&server, &id).await, "1 -");
     }
 }
@@ -101,17 +101,17 @@ async fn a_suspect_that_is_with_somebody_else_is_not_started() {
     let server = Redis::start().await;
     let (a, b) = (group(&server, "a").await, group(&server, "b").await);
     let id = read(&server, &a, &["x"]).await[0].id.clone();
-    let start = b.start(&id, "mark", 3).await.unwrap();
+    let start = b.start(&id, "mark", 3, false).await.unwrap();
     assert!(matches!(start, Start::Elsewhere), "{start:?}");
     assert_eq!(marks(&server, &id).await, "");
     // And what was trimmed away is not held for ever.
     server.ask(&["XTRIM", "{orders}", "MAXLEN", "0"]).await;
     assert!(matches!(
-        a.start(&id, "mark", 3).await.unwrap(),
+        a.start(&id, "mark", 3, false).await.unwrap(),
         Start::Gone
     ));
     assert!(matches!(
-        a.start(&id, "mark", 3).await.unwrap(),
+        a.start(&id, "mark", 3, false).await.unwrap(),
         Start::Elsewhere
     ));
 }
@@ -164,12 +164,12 @@ async fn in_order_nothing_is_claimed_behind_what_is_in_good_hands() {
     let second = [messages[1].id.clone()];
     a.hold(&second, HOUR).await.unwrap();
     assert!(claim(&b, true).await.is_empty());
-    assert!(b.read_alone(10, 0).await.unwrap().is_empty());
+    assert!(b.read_alone(10, 0).await.unwrap().0.is_empty());
     let first = Settlement {
-        done: vec![messages[0].id.clone()],
+        done: vec![messages[0].id.clone().into()],
         ..Settlement::default()
     };
-    a.settle(&first).await.unwrap();
+    a.settle(&first, false).await.unwrap();
     assert_eq!(claim(&b, true).await, second);
 }
 
@@ -233,11 +233,11 @@ async fn a_consumer_with_messages_is_never_taken_out_of_the_group() {
     let messages = read(&server, &a, &["x"]).await;
     read(&server, &b, &["y"]).await;
     let done = Settlement {
-        done: vec![messages[0].id.clone()],
+        done: vec![messages[0].id.clone().into()],
         ..Settlement::default()
     };
     a.sweep(HOUR, true).await.unwrap();
-    a.settle(&done).await.unwrap();
+    a.settle(&done, false).await.unwrap();
     a.sweep(HOUR, true).await.unwrap();
     b.sweep(HOUR, true).await.unwrap();
     let pending = server.ask(&["XPENDING", "{orders}", "workers"]).await;

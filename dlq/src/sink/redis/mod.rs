@@ -80,6 +80,9 @@ struct Acknowledged {
     stream: String,
     starts: String,
     group: String,
+    /// Where to note that a key is held back, if it is to be.
+    held: String,
+    holding: bool,
 }
 
 impl<C> RedisSink<Shared<C>>
@@ -159,6 +162,8 @@ impl<S: Source> RedisSink<S> {
         }
         let acknowledged = Acknowledged {
             starts: names::starts(stream, group)?,
+            held: names::held(stream, group)?,
+            holding: false,
             stream: stream.to_owned(),
             group: group.to_owned(),
         };
@@ -168,6 +173,21 @@ impl<S: Source> RedisSink<S> {
             keys: Arc::new(keys),
             ..self
         })
+    }
+
+    /// Holds back the key of a letter in the same step as well, for a consumer that [keeps the order of
+    /// keys](crate::Consumer::ordered_by_key): not even a crash lets a message pass one that is dead. It holds only what is
+    /// [acknowledged](Self::acknowledging).
+    #[must_use]
+    pub fn holding_keys(self) -> Self {
+        let mut keys = Keys::clone(&self.keys);
+        if let Some(acknowledged) = &mut keys.acknowledged {
+            acknowledged.holding = true;
+        }
+        Self {
+            keys: Arc::new(keys),
+            ..self
+        }
     }
 
     /// How large a letter may be, in bytes of its JSON form (a third more than the payload). Larger ones
@@ -248,6 +268,7 @@ impl<S: Source> Sink for RedisSink<S> {
         let request = request_hash(&letter);
         let died = to_millis(letter.last_failure).to_string();
         let id_text = id.to_string();
+        let origin = names::origin(&letter.origin);
         let mut keys = vec![self.keys.letters.as_bytes(), self.keys.index.as_bytes()];
         let mut args = vec![
             id_text.as_bytes(),
@@ -266,6 +287,10 @@ impl<S: Source> Sink for RedisSink<S> {
                 acknowledged.starts.as_bytes(),
             ]);
             args.extend([acknowledged.group.as_bytes(), id.as_bytes()]);
+            if let Some(key) = letter.key.as_ref().filter(|_| acknowledged.holding) {
+                keys.push(acknowledged.held.as_bytes());
+                args.extend([&key[..], &origin]);
+            }
         }
         match self.script(&WRITE, &keys, &args).await? {
             Value::BulkString(answer) => match &answer[..] {

@@ -5,8 +5,8 @@ use seawall_redis::Script;
 /// Appends a letter unless it is there, and acknowledges its message. What is last in it cannot fail once
 /// the first has not, so that nothing is acknowledged whose letter is not written.
 ///
-/// KEYS: letters, index, and where a message is acknowledged its stream and its start marks.
-/// ARGV: letter id, hash of the request, time of death, letter, group, entry.
+/// KEYS: letters, index, and where a message is acknowledged its stream and its start marks, and where its key is held back
+/// what is held. ARGV: letter id, hash of the request, time of death, letter, group, entry, key, origin.
 pub(super) static WRITE: Script = Script::new(
     r"
 local answer = 'new'
@@ -27,6 +27,9 @@ end
 if KEYS[3] then
   redis.call('XACK', KEYS[3], ARGV[5], ARGV[6])
   redis.call('HDEL', KEYS[4], ARGV[6])
+end
+if KEYS[5] then
+  redis.call('HSET', KEYS[5], ARGV[7], ARGV[8])
 end
 return answer
 ",

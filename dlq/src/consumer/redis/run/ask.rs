@@ -23,11 +23,17 @@ where
 {
     /// Asks Redis what is due to be asked.
     pub(super) fn ask(&mut self, now: Instant, leaving: bool) {
-        if !self.to_settle.is_empty() && self.settle.begin(now) {
-            let group = self.group.clone();
+        // Nothing is read meanwhile: what comes after that is known to be late, and what came before is set aside with it.
+        if self.is_setting_aside() && !self.read.busy && self.set_aside.begin(now) {
+            self.ask_to_set_aside();
+        }
+        // One that others are being set aside behind must not be over before they are.
+        let settles = !self.to_settle.is_empty() && self.aside.is_none();
+        if settles && self.settle.begin(now) {
+            let (group, in_order) = (self.group.clone(), self.settings.limits.ordered);
             let settlement = self.to_settle.take(AT_ONCE);
             self.asking.spawn(async move {
-                let settled = group.settle(&settlement).await;
+                let settled = group.settle(&settlement, in_order).await;
                 Event::Settled(settlement, settled)
             });
         }
@@ -70,9 +76,9 @@ where
                 Event::Swept
             });
         }
-        let room = match self.settings.pause.is_paused() {
-            true => 0,
-            false => self.desk.room(),
+        let room = match self.reads() {
+            true => self.desk.room(),
+            false => 0,
         };
         if room > 0 && self.read.begin(now) {
             let group = self.group.clone();
@@ -102,14 +108,17 @@ where
                 telemetry::unreachable("read", &error);
                 self.read.again_in(AGAIN);
             }
-            Event::ReadAlone(Ok(messages)) => {
+            Event::ReadAlone(Ok((messages, late))) => {
                 let wait = if messages.is_empty() {
                     LOOK
                 } else {
                     Duration::ZERO
                 };
                 self.read.again_in(wait);
+                let is_late = |message: &Message| late.contains(&message.id);
+                let (late, messages): (Vec<_>, _) = messages.into_iter().partition(is_late);
                 self.desk.arrive(messages);
+                late.into_iter().for_each(|late| self.desk.arrive_late(late));
             }
             Event::ReadAlone(Err(error)) => {
                 self.read.again_in(AGAIN);
@@ -139,6 +148,7 @@ where
                     self.handle(message);
                 }
                 Start::Poison(message, starts) => self.condemn(message, starts),
+                Start::Late(message) => self.desk.arrive_late(message),
                 Start::Elsewhere | Start::Gone => self.desk.release(&id),
             },
             Event::Marked(id, Err(error)) => {
@@ -147,7 +157,7 @@ where
             }
             Event::Settled(settlement, Ok(())) => {
                 self.settle.again_in(Duration::ZERO);
-                settlement.done.iter().for_each(|id| self.desk.release(id));
+                self.release(&settlement);
             }
             Event::Settled(settlement, Err(error)) => {
                 self.settle.again_in(AGAIN);
@@ -181,6 +191,18 @@ where
             Event::PutBack(Err(error)) => {
                 self.put_back.again_in(AGAIN);
                 not_final("put back", error)?;
+            }
+            Event::SetAside(Ok(())) => {
+                self.set_aside.again_in(Duration::ZERO);
+                if let Some((aside, _)) = self.aside.take() {
+                    telemetry::set_aside(aside.messages.len());
+                    self.totals.set_aside += aside.messages.len() as u64;
+                    self.desk.set_aside(&aside);
+                }
+            }
+            Event::SetAside(Err(error)) => {
+                self.set_aside.again_in(AGAIN);
+                not_final("set aside", error)?;
             }
             Event::Swept => self.sweep.again_in(UNSEEN),
         }

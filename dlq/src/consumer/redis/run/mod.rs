@@ -14,13 +14,13 @@ use tower_service::Service;
 
 use super::{
     Settings,
-    group::{BEGINNING, Group, Reading, Settlement, Start},
+    group::{BEGINNING, Finished, Group, Reading, Settlement, Start},
 };
 use crate::{
     BoxError, ConsumeError, Message, Outcome, Totals,
     consumer::{
         chore::Chore,
-        desk::{Desk, Next},
+        desk::{Aside, Desk, Next},
         handle::{End, condemned, handled},
     },
     telemetry,
@@ -44,13 +44,14 @@ type Id = Arc<str>;
 /// What came of something asked of Redis.
 enum Event {
     Read(Reading, Result<Vec<Message>, RedisError>),
-    ReadAlone(Result<Vec<Message>, Error>),
+    ReadAlone(Result<(Vec<Message>, Vec<Id>), Error>),
     Claimed(Result<(Id, Vec<Id>), Error>),
     Marked(Id, Result<Start, Error>),
     Settled(Settlement, Result<(), Error>),
     Held(Result<Vec<Id>, Error>),
     Delayed(Id, Instant, Result<(), Error>),
     PutBack(Result<(u64, Option<Duration>), Error>),
+    SetAside(Result<(), Error>),
     Swept,
 }
 
@@ -70,6 +71,9 @@ pub(super) struct Shift<S> {
     put_back: Chore,
     sweep: Chore,
     settle: Chore,
+    set_aside: Chore,
+    /// What is being set aside, and the name for that.
+    aside: Option<(Aside, String)>,
     to_settle: Settlement,
     marks: u64,
     totals: Totals,
@@ -98,6 +102,8 @@ where
             put_back: Chore::now(),
             sweep: Chore::now(),
             settle: Chore::now(),
+            set_aside: Chore::now(),
+            aside: None,
             to_settle: Settlement::default(),
             marks: 0,
             totals: Totals::default(),
@@ -142,7 +148,8 @@ where
     /// Starts the messages that may be started.
     fn begin(&mut self, now: Instant) {
         loop {
-            let settled = self.to_settle.is_empty() && !self.settle.busy;
+            let settled =
+                self.to_settle.is_empty() && !self.settle.busy && !self.is_setting_aside();
             match self.desk.next(now, settled) {
                 None => break,
                 Some(Next::Handle(message)) => self.handle(message),
@@ -165,8 +172,9 @@ where
             return;
         };
         let (group, most) = (self.group.clone(), self.settings.poison_after);
+        let in_order = self.settings.limits.ordered;
         self.asking.spawn(async move {
-            let start = group.start(&id, &mark, most).await;
+            let start = group.start(&id, &mark, most, in_order).await;
             Event::Marked(id, start)
         });
     }
@@ -201,7 +209,9 @@ where
             End::Dead => {
                 telemetry::ended(&id, "dead", None);
                 self.totals.dead += 1;
-                self.finish(&id);
+                if !(self.settings.hold_dead && self.desk.died(&id)) {
+                    self.finish(&id);
+                }
             }
             End::Failed(error) => {
                 telemetry::ended(&id, "failed", Some(&error));
@@ -235,8 +245,13 @@ where
     }
 
     fn finish(&mut self, id: &Id) {
+        let message = self.desk.message(id);
+        let done = match message.filter(|_| self.settings.limits.ordered) {
+            Some(message) => Finished::in_order(message),
+            None => Arc::clone(id).into(),
+        };
+        self.to_settle.done.push(done);
         self.desk.finish(id);
-        self.to_settle.done.push(Arc::clone(id));
     }
 
     fn park(&mut self, id: &Id, now: Instant, wait: Option<Duration>) {
@@ -247,10 +262,18 @@ where
 
     fn wake_at(&self, leave_by: Option<Instant>) -> Instant {
         let settle = (!self.to_settle.is_empty()).then(|| self.settle.wake_at());
-        let mut chores = vec![self.hold.wake_at(), settle.flatten(), leave_by];
+        let settle = settle.filter(|_| self.aside.is_none());
+        let aside = self.is_setting_aside() && !self.read.busy;
+        let aside = aside.then(|| self.set_aside.wake_at());
+        let mut chores = vec![
+            self.hold.wake_at(),
+            settle.flatten(),
+            aside.flatten(),
+            leave_by,
+        ];
         if leave_by.is_none() {
             let claim = (self.desk.room_for_suspects() > 0).then(|| self.claim.wake_at());
-            let reads = self.desk.room() > 0 && !self.settings.pause.is_paused();
+            let reads = self.desk.room() > 0 && self.reads();
             let read = reads.then(|| self.read.wake_at());
             chores.extend([
                 claim.flatten(),
@@ -278,13 +301,23 @@ where
                 break;
             }
         }
+        let in_order = self.settings.limits.ordered;
+        while self.is_setting_aside() {
+            self.ask_to_set_aside();
+            while let Some(event) = self.asking.join_next().await {
+                match event.map_err(ConsumeError::lost)? {
+                    Event::SetAside(Err(error)) => return Err(error.into()),
+                    event => self.answered(event)?,
+                }
+            }
+        }
         let now = Instant::now();
         while !self.to_settle.is_empty() {
             let settlement = self.to_settle.take(AT_ONCE);
-            self.group.settle(&settlement).await?;
-            settlement.done.iter().for_each(|id| self.desk.release(id));
+            self.group.settle(&settlement, in_order).await?;
+            self.release(&settlement);
         }
-        if !self.settings.limits.ordered {
+        if !in_order {
             for (message, wait) in self.desk.take_parked(now) {
                 if !self.desk.has_failed(&message.id) && Group::can_delay(&message) {
                     self.group.delay(&message, wait).await?;

@@ -4,12 +4,17 @@
 //! parked, a suspect, or being settled. Suspects run alone, with nothing beside them: when the process ends
 //! while one runs, it is known which it was.
 
+#[cfg(feature = "redis")]
+mod aside;
+
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
 
+#[cfg(feature = "redis")]
+pub(super) use aside::Aside;
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -41,8 +46,14 @@ pub(super) struct Desk {
     /// The suspect that runs or is about to.
     alone: Option<Id>,
     running: usize,
-    /// Keys of messages that run or are parked, where order is kept.
-    busy: HashSet<Bytes>,
+    /// Where order is kept: the keys of messages that wait, run or are parked, and who waits behind each.
+    behind: HashMap<Bytes, VecDeque<Id>>,
+    /// Messages that are dead and hold back others of their key.
+    #[cfg(feature = "redis")]
+    dead: VecDeque<Id>,
+    /// Messages whose key is held back on the server.
+    #[cfg(feature = "redis")]
+    late: VecDeque<Id>,
     /// What is parked or a suspect is not begun any more.
     closing: bool,
 }
@@ -57,6 +68,8 @@ struct Held {
     /// Of a suspect: when it may be started.
     not_before: Option<Instant>,
     failures: u32,
+    /// Whether it is the one of its key that others wait behind.
+    first_of_key: bool,
 }
 
 /// What to do next.
@@ -78,7 +91,11 @@ impl Desk {
             suspects: VecDeque::new(),
             alone: None,
             running: 0,
-            busy: HashSet::new(),
+            behind: HashMap::new(),
+            #[cfg(feature = "redis")]
+            dead: VecDeque::new(),
+            #[cfg(feature = "redis")]
+            late: VecDeque::new(),
             closing: false,
         }
     }
@@ -142,11 +159,12 @@ impl Desk {
     pub(super) fn arrive(&mut self, messages: Vec<Message>) {
         for message in messages {
             let id = Arc::clone(&message.id);
+            let key = self.key(&message);
             let held = Held {
                 message: Some(message),
                 ..Held::default()
             };
-            if self.held.insert(Arc::clone(&id), held).is_none() {
+            if self.held.insert(Arc::clone(&id), held).is_none() && self.is_first(&id, key) {
                 self.waiting.push_back(id);
             }
         }
@@ -169,6 +187,48 @@ impl Desk {
     #[cfg(feature = "kafka")]
     pub(super) fn about_to_start(&self) -> Option<&Id> {
         self.alone.as_ref()
+    }
+
+    /// Whether nothing of its key is in front of a message. Else it waits behind that.
+    fn is_first(&mut self, id: &Id, key: Option<Bytes>) -> bool {
+        let Some(key) = key else {
+            return true;
+        };
+        match self.behind.entry(key) {
+            Entry::Occupied(behind) => {
+                behind.into_mut().push_back(Arc::clone(id));
+                return false;
+            }
+            Entry::Vacant(behind) => drop(behind.insert(VecDeque::new())),
+        }
+        if let Some(held) = self.held.get_mut(id) {
+            held.first_of_key = true;
+        }
+        true
+    }
+
+    /// The next of its key goes on.
+    fn pass_on(&mut self, id: &Id) {
+        let Some(held) = self.held.get_mut(id).filter(|held| held.first_of_key) else {
+            return;
+        };
+        held.first_of_key = false;
+        let Some(key) = held
+            .message
+            .as_ref()
+            .and_then(|message| message.key.clone())
+        else {
+            return;
+        };
+        let Some(next) = self.behind.get_mut(&key).and_then(VecDeque::pop_front) else {
+            self.behind.remove(&key);
+            return;
+        };
+        if let Some(held) = self.held.get_mut(&next) {
+            held.first_of_key = true;
+        }
+        // It came before those that are waiting.
+        self.waiting.push_front(next);
     }
 
     /// Messages whose worker is gone, in their order. Answers those that are news.
@@ -207,12 +267,9 @@ impl Desk {
         if self.running >= self.limits.concurrency {
             return None;
         }
-        let id = self.due(now).or_else(|| self.first_waiting())?;
+        let id = self.due(now).or_else(|| self.waiting.pop_front())?;
         let message = self.held.get(&id)?.message.clone()?;
         self.running += 1;
-        if let Some(key) = self.key(&message) {
-            self.busy.insert(key);
-        }
         Some(Next::Handle(message))
     }
 
@@ -234,24 +291,20 @@ impl Desk {
     }
 
     fn due(&mut self, now: Instant) -> Option<Id> {
-        let (at, _) = self.parked.first()?;
-        if *at > now || self.closing {
-            return None;
+        loop {
+            let (at, _) = self.parked.first()?;
+            if *at > now || self.closing {
+                return None;
+            }
+            let (_, id) = self.parked.pop_first()?;
+            let held = self.held.get(&id)?;
+            let first_of_key = held.first_of_key;
+            let key = held.message.as_ref().and_then(|message| self.key(message));
+            // One that was put off before it was first of its key is so now, or waits for who is.
+            if first_of_key || self.is_first(&id, key) {
+                return Some(id);
+            }
         }
-        self.parked.pop_first().map(|(_, id)| id)
-    }
-
-    fn first_waiting(&mut self) -> Option<Id> {
-        if !self.limits.ordered {
-            return self.waiting.pop_front();
-        }
-        let free = |id: &Id| {
-            let message = self.message(id);
-            let key = message.and_then(|message| message.key.as_ref());
-            key.is_none_or(|key| !self.busy.contains(key))
-        };
-        let place = self.waiting.iter().position(free)?;
-        self.waiting.remove(place)
     }
 
     fn key(&self, message: &Message) -> Option<Bytes> {
@@ -316,10 +369,7 @@ impl Desk {
     /// A message is finished, and to be acknowledged.
     pub(super) fn finish(&mut self, id: &Id) {
         self.came_back(id);
-        let key = self.message(id).and_then(|message| self.key(message));
-        if let Some(key) = key {
-            self.busy.remove(&key);
-        }
+        self.pass_on(id);
     }
 
     fn came_back(&mut self, id: &Id) {
@@ -334,21 +384,27 @@ impl Desk {
         if self.alone.as_ref() == Some(id) {
             self.alone = None;
         }
+        self.pass_on(id);
         self.held.remove(id);
     }
 
     /// Messages that somebody else holds now. What runs goes on: its end is told all the same.
     pub(super) fn lose(&mut self, ids: &[Id]) {
         for id in ids {
-            let before = self.waiting.len() + self.suspects.len() + self.parked.len();
+            let count = |desk: &Self| desk.waiting.len() + desk.suspects.len() + desk.parked.len();
+            let before = count(self);
             self.waiting.retain(|waiting| waiting != id);
             self.suspects.retain(|suspect| suspect != id);
             self.parked.retain(|(_, parked)| parked != id);
-            if self.waiting.len() + self.suspects.len() + self.parked.len() < before {
-                let key = self.message(id).and_then(|message| self.key(message));
-                if let Some(key) = key {
-                    self.busy.remove(&key);
-                }
+            if count(self) < before {
+                self.release(id);
+                continue;
+            }
+            let key = self.message(id).and_then(|message| self.key(message));
+            if let Some(behind) = key.and_then(|key| self.behind.get_mut(&key))
+                && let Some(place) = behind.iter().position(|waiting| waiting == id)
+            {
+                behind.remove(place);
                 self.held.remove(id);
             }
         }
