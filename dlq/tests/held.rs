@@ -187,7 +187,7 @@ async fn a_dead_message_holds_its_key_until_it_is_redriven_and_done() {
         world.until_done("a5").await;
         world.until_behind(&[]).await;
     };
-    let totals = world.run_until(script).await;
+    let totals = Box::pin(world.run_until(script)).await;
     println!("figure dlq/passed-a-dead-one: {}", {
         let order = world.of_key('a');
         order
@@ -232,7 +232,7 @@ async fn one_that_dies_on_its_way_back_holds_those_behind_it() {
         world.until_behind(&[]).await;
         assert!(!world.held().let_go(b"a").await.unwrap());
     };
-    let totals = world.run_until(script).await;
+    let totals = Box::pin(world.run_until(script)).await;
     assert_eq!((totals.dead, world.of_key('a')), (2, vec!["a3".to_owned()]));
     // To dismiss is not to throw away.
     assert_eq!(world.sink().depth().await.unwrap().letters, 2);
@@ -275,7 +275,7 @@ async fn a_crash_right_after_the_letter_lets_nothing_pass() {
         world.until_done("a4").await;
         world.until_behind(&[]).await;
     };
-    world.run_until(script).await;
+    Box::pin(world.run_until(script)).await;
     assert_eq!(world.of_key('a'), ["a1", "a2", "a3", "a4"]);
 }
 

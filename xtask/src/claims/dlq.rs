@@ -196,6 +196,56 @@ pub(super) const CLAIMS: &[Claim] = &[
         "a_key_that_waits_for_five_minutes_slows_nobody_down",
     )
     .in_file("consumer"),
+        "dlq/delayed-key-latency-added",
+        "it adds less than 5% to the latency of others, in order or not",
+        AtMost(0.05),
+        "a_key_that_waits_for_five_minutes_adds_nothing_to_the_latency_of_others",
+    )
+    .in_file("latency"),
+    Claim::test(
+        "dlq/five-minutes-early-us",
+        "and on the server it is not a moment early",
+        Equals(0.0),
+        "five_minutes_on_the_server_are_not_a_millisecond_less",
+    )
+    .in_file("latency"),
+    Claim::test(
+        "dlq/passed-a-dead-one",
+        "where order is kept no message passes a dead one of its key, until that is redriven and done",
+        Equals(0.0),
+        "a_dead_message_holds_its_key_until_it_is_redriven_and_done",
+    )
+    .in_file("held"),
+    Claim::test(
+        "dlq/redis-sink-down-acknowledged",
+        "with the sink frozen, killed and started again no failing message is acknowledged meanwhile",
+        Equals(0.0),
+        "a_frozen_and_killed_sink_costs_no_message_and_no_acknowledgement",
+    )
+    .in_file("outage"),
+    Claim::test(
+        "dlq/redis-sink-down-lost",
+        "and each has its letter afterwards",
+        Equals(0.0),
+        "a_frozen_and_killed_sink_costs_no_message_and_no_acknowledgement",
+    )
+    .in_file("outage"),
+    Claim::test(
+        "dlq/redis-sink-down-a-minute-acknowledged",
+        "the same for a minute",
+        Equals(0.0),
+        "a_sink_that_is_away_for_a_minute_costs_no_message_and_no_acknowledgement",
+    )
+    .in_file("outage_long")
+    .long(),
+    Claim::test(
+        "dlq/redis-sink-down-a-minute-lost",
+        "and each has its letter afterwards",
+        Equals(0.0),
+        "a_sink_that_is_away_for_a_minute_costs_no_message_and_no_acknowledgement",
+    )
+    .in_file("outage_long")
+    .long(),
     Claim::compare(
         "dlq/layer-allocations",
         "a request that does not die costs no allocation",
