@@ -196,6 +196,7 @@ pub(super) const CLAIMS: &[Claim] = &[
         "a_key_that_waits_for_five_minutes_slows_nobody_down",
     )
     .in_file("consumer"),
+    Claim::test(
         "dlq/delayed-key-latency-added",
         "it adds less than 5% to the latency of others, in order or not",
         AtMost(0.05),
