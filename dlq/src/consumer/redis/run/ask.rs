@@ -118,7 +118,8 @@ where
                 let is_late = |message: &Message| late.contains(&message.id);
                 let (late, messages): (Vec<_>, _) = messages.into_iter().partition(is_late);
                 self.desk.arrive(messages);
-                late.into_iter().for_each(|late| self.desk.arrive_late(late));
+                late.into_iter()
+                    .for_each(|late| self.desk.arrive_late(late));
             }
             Event::ReadAlone(Err(error)) => {
                 self.read.again_in(AGAIN);
