@@ -260,6 +260,35 @@ where
         }
     }
 
+    fn release(&mut self, settlement: &Settlement) {
+        for done in &settlement.done {
+            self.desk.release(&done.id);
+        }
+    }
+
+    fn is_setting_aside(&self) -> bool {
+        self.aside.is_some() || self.desk.has_aside()
+    }
+
+    fn ask_to_set_aside(&mut self) {
+        if self.aside.is_none() {
+            self.marks += 1;
+            let name = format!("{}.{}", self.settings.consumer, self.marks);
+            self.aside = self.desk.take_aside().map(|aside| (aside, name));
+        }
+        let Some((aside, name)) = self.aside.clone() else {
+            return self.set_aside.again_in(Duration::ZERO);
+        };
+        let group = self.group.clone();
+        self.asking
+            .spawn(async move { Event::SetAside(group.set_aside(&aside, &name).await) });
+    }
+
+    /// Whether messages are to be read now.
+    fn reads(&self) -> bool {
+        !self.settings.pause.is_paused() && !self.is_setting_aside()
+    }
+
     fn wake_at(&self, leave_by: Option<Instant>) -> Instant {
         let settle = (!self.to_settle.is_empty()).then(|| self.settle.wake_at());
         let settle = settle.filter(|_| self.aside.is_none());
