@@ -18,6 +18,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
@@ -83,6 +84,18 @@ fn text(message: &Message) -> String {
     String::from_utf8(message.payload.to_vec()).unwrap()
 }
 
+/// Whether a broker that has just started does not know yet for which groups it answers.
+fn is_settling(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+        )
+    )
+}
+
 /// What the group has committed, and its metadata, by partition.
 async fn committed(topic: &str) -> Vec<(i64, String)> {
     let mut config = config().await;
@@ -95,7 +108,14 @@ async fn committed(topic: &str) -> Vec<(i64, String)> {
         for partition in metadata.topics()[0].partitions() {
             wanted.add_partition(&topic, partition.id());
         }
-        let committed = consumer.committed_offsets(wanted, seconds(60)).unwrap();
+        let committed = loop {
+            match consumer.committed_offsets(wanted.clone(), seconds(60)) {
+                Ok(committed) => break committed,
+                // A broker that has just started does not know yet for which groups it answers.
+                Err(error) if is_settling(&error) => drop(consumer.poll(MS)),
+                Err(error) => panic!("what was committed cannot be read: {error}"),
+            }
+        };
         let committed = committed.elements();
         let committed = committed.iter().map(|of| {
             let at = match of.offset() {
