@@ -16,7 +16,7 @@ use crate::window::{Terms, WindowKind};
 /// Letters of a hash.
 const KEY_LETTERS: usize = 21;
 
-/// What a [`RedisStore`] keeps for one rule.
+/// What a [`RedisStore`](super::RedisStore) keeps for one rule.
 #[derive(Clone, Debug)]
 pub struct RedisScope {
     pub(super) rule: Arc<ScopedRule>,

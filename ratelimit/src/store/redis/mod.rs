@@ -70,7 +70,7 @@ const DEFAULT_PREFIX: &str = "seawall";
 /// [`WindowKind::Log`], a sorted set with a member for each moment; it goes away by itself a window (and two
 /// sixteenths) after it was last charged. Beside them, each store keeps two keys `{prefix}!name` with
 /// the number and the reply of its last batches, for a minute. A value of something else under such a key is
-/// [`StoreError::ForeignValue`], and is left alone.
+/// [`StoreError::ForeignValue`](crate::StoreError::ForeignValue), and is left alone.
 ///
 /// # Windows
 ///
