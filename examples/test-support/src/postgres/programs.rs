@@ -61,7 +61,10 @@ impl Programs {
 /// that are where distributions put them.
 fn installation() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("POSTGRES_SERVER").filter(|named| !named.is_empty()) {
-        return Some(PathBuf::from(named).parent()?.to_owned());
+        let named = PathBuf::from(named);
+        // What stands on the path may be a link into the installation, where the other programs are.
+        let server = fs::canonicalize(&named).unwrap_or(named);
+        return Some(server.parent()?.to_owned());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).find(|place| has_server(place));
