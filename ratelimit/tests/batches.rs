@@ -3,34 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
 mod script;
+mod together;
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use seawall_ratelimit::{
-    Apply, Checker, Decision, Key, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, Store,
-    Verdict,
-};
-use seawall_redis::{Client, Shared};
+use seawall_ratelimit::{Apply, Checker, Key, MemoryStore, Quota, RateLimitLayer, Rule, Store};
 use test_support::Redis;
+use together::{connect, decides_as_in_turn, store};
 use tokio::task::JoinSet;
-
-type Strict = RedisStore<Shared<MultiplexedConnection>>;
-
-async fn connect(server: &Redis) -> MultiplexedConnection {
-    let client = redis::Client::open(server.url()).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
-}
-
-async fn store(server: &Redis) -> Strict {
-    // A loaded machine is no outage.
-    Client::shared(connect(server).await)
-        .deadline(Duration::from_secs(30))
-        .into()
-}
 
 async fn calls(server: &Redis) -> u64 {
     let stats = server.commandstats().await;
@@ -88,14 +71,6 @@ fn three_rules<St: Store>(store: St) -> Checker<St, impl Apply<Ask> + use<St>> {
         .checker()
 }
 
-/// What does not depend on the moment.
-fn told(decision: &Decision) -> Vec<(usize, u32, u32, bool)> {
-    let outcomes = decision.iter();
-    outcomes
-        .map(|(rule, outcome)| (rule, outcome.limit(), outcome.remaining(), outcome.passes()))
-        .collect()
-}
-
 // Equal requests are one item with a count, keys of several items are kept between them: what comes of it has to be
 // what comes of asking one after the other.
 #[tokio::test]
@@ -125,26 +100,7 @@ async fn a_batch_decides_as_one_after_the_other_would() {
             })
             .collect();
         let before = calls(&server).await;
-        let mut tasks = JoinSet::new();
-        for (number, ask) in asks.iter().copied().enumerate() {
-            let together = together.clone();
-            tasks.spawn(async move {
-                let decision = match together.decide(&ask).unwrap() {
-                    Verdict::Now(decision) => decision,
-                    Verdict::Later(deciding) => deciding.await.unwrap(),
-                };
-                (number, decision)
-            });
-        }
-        let mut decided = tasks.join_all().await;
-        decided.sort_by_key(|(number, _)| *number);
-        for (ask, (number, decision)) in asks.iter().zip(&decided) {
-            let Ok(Verdict::Now(expected)) = in_turn.decide(ask) else {
-                panic!("memory decides at once");
-            };
-            let (expected, got) = (told(&expected), told(decision));
-            assert_eq!(got, expected, "round {round}, request {number}");
-        }
+        decides_as_in_turn(&together, &in_turn, &asks, round).await;
         assert!(calls(&server).await <= before + 1, "it was one batch");
     }
 }

@@ -3,34 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
 mod script;
+mod together;
 
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use seawall_ratelimit::window::{Gcra, Outcome, SlidingCounter, SlidingLog, Terms, Wait};
 use seawall_ratelimit::{
-    BoxError, Decision, Key, Leased, MemoryStore, Quota, RateLimitError, RateLimitLayer,
-    RedisStore, Rule, Store, StoreError, Verdict, WindowKind,
+    BoxError, Key, Leased, MemoryStore, Quota, RateLimitError, RateLimitLayer, Rule, Store,
+    StoreError, WindowKind,
 };
-use seawall_redis::{Client, Shared};
 use test_support::Redis;
-use tokio::task::JoinSet;
-
-type Strict = RedisStore<Shared<MultiplexedConnection>>;
+use together::{Strict, connect, decides_as_in_turn, store};
 
 const NAMED: [WindowKind; 3] = [WindowKind::Log, WindowKind::Counter, WindowKind::Gcra];
-
-async fn connect(server: &Redis) -> MultiplexedConnection {
-    let client = redis::Client::open(server.url()).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
-}
-
-async fn store(server: &Redis) -> Strict {
-    // A loaded machine is no outage.
-    Client::shared(connect(server).await)
-        .deadline(Duration::from_secs(30))
-        .into()
-}
 
 /// The pure rules of a kind.
 #[derive(Clone, Debug)]
@@ -232,14 +218,6 @@ fn three_kinds<St: Store>(
         .checker()
 }
 
-/// What does not depend on the moment.
-fn told(decision: &Decision) -> Vec<(usize, u32, u32, bool)> {
-    let outcomes = decision.iter();
-    outcomes
-        .map(|(rule, outcome)| (rule, outcome.limit(), outcome.remaining(), outcome.passes()))
-        .collect()
-}
-
 #[tokio::test]
 async fn a_batch_of_all_kinds_decides_as_one_after_the_other_would() {
     let server = Redis::start().await;
@@ -259,26 +237,7 @@ async fn a_batch_of_all_kinds_decides_as_one_after_the_other_would() {
                 ask
             })
             .collect();
-        let mut tasks = JoinSet::new();
-        for (number, ask) in asks.iter().copied().enumerate() {
-            let together = together.clone();
-            tasks.spawn(async move {
-                let decision = match together.decide(&ask).unwrap() {
-                    Verdict::Now(decision) => decision,
-                    Verdict::Later(deciding) => deciding.await.unwrap(),
-                };
-                (number, decision)
-            });
-        }
-        let mut decided = tasks.join_all().await;
-        decided.sort_by_key(|(number, _)| *number);
-        for (ask, (number, decision)) in asks.iter().zip(&decided) {
-            let Ok(Verdict::Now(expected)) = in_turn.decide(ask) else {
-                panic!("memory decides at once");
-            };
-            let (expected, got) = (told(&expected), told(decision));
-            assert_eq!(got, expected, "round {round}, request {number}");
-        }
+        decides_as_in_turn(&together, &in_turn, &asks, round).await;
     }
 }
 
