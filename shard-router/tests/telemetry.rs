@@ -4,100 +4,26 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-
 use common::{Backends, Broken, read, router, write};
-use metrics::{
-    Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString,
-    Unit,
-};
 use seawall_shard_router::{Bulkhead, Ejection, HotKeys, Position, Shard, Topology};
+use test_support::Figures;
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::Service;
 
 /// The latest value of each metric, by its name and labels.
-#[derive(Clone, Default)]
-struct Values(Arc<Mutex<BTreeMap<String, f64>>>);
-
-struct One(Values, String);
+#[derive(Default)]
+struct Values(Figures);
 
 impl Values {
-    fn one(&self, key: &Key) -> Arc<One> {
-        let mut name = key
-            .name()
-            .trim_start_matches("seawall_shard_router_")
-            .to_owned();
-        for label in key.labels() {
-            name = format!("{name} {}={}", label.key(), label.value());
-        }
-        Arc::new(One(self.clone(), name))
-    }
-
     fn get(&self, name: &str) -> f64 {
-        self.0
-            .lock()
-            .unwrap()
-            .get(name)
-            .copied()
-            .unwrap_or_default()
-    }
-}
-
-impl One {
-    fn change(&self, change: impl FnOnce(f64) -> f64) {
-        let mut values = self.0.0.lock().unwrap();
-        let value = values.entry(self.1.clone()).or_default();
-        *value = change(*value);
-    }
-}
-
-impl CounterFn for One {
-    fn increment(&self, by: u64) {
-        self.change(|value| value + by as f64);
-    }
-
-    fn absolute(&self, value: u64) {
-        self.change(|_| value as f64);
-    }
-}
-
-impl GaugeFn for One {
-    fn increment(&self, by: f64) {
-        self.change(|value| value + by);
-    }
-
-    fn decrement(&self, by: f64) {
-        self.change(|value| value - by);
-    }
-
-    fn set(&self, value: f64) {
-        self.change(|_| value);
-    }
-}
-
-impl Recorder for Values {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.one(key))
-    }
-
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(self.one(key))
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
+        self.0.get(&format!("seawall_shard_router_{name}"))
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn it_tells_rates_loads_and_errors_of_each_shard() {
     let values = Values::default();
-    let _recording = metrics::set_default_local_recorder(&values);
+    let _recording = metrics::set_default_local_recorder(&values.0);
     let backends = Backends::default();
     let topology = Topology::slots([Shard::new("a").replicas(["a0", "a1"]), "b".into()]).unwrap();
     let bulkhead = Bulkhead::concurrency(1).queue(1);
@@ -152,16 +78,17 @@ async fn it_tells_rates_loads_and_errors_of_each_shard() {
     assert_eq!(values.get("epoch"), 2.0);
     assert_eq!(values.get("slots shard=a"), 16_384.0);
     assert_eq!(values.get("slots shard=b"), 0.0);
-    for (name, value) in &*values.0.lock().unwrap() {
+    for (name, value) in values.0.all() {
+        let name = name.trim_start_matches("seawall_shard_router_");
         let gauge = name.starts_with("in_flight") || name.starts_with("queued");
-        assert!(!gauge || *value == 0.0, "{name} is {value}");
+        assert!(!gauge || value == 0.0, "{name} is {value}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn it_tells_of_ejections_lag_and_hot_keys() {
     let values = Values::default();
-    let _recording = metrics::set_default_local_recorder(&values);
+    let _recording = metrics::set_default_local_recorder(&values.0);
     let backends = Backends::default();
     let topology = Topology::slots([Shard::new("a").replica("a0")]).unwrap();
     let mut router = router(topology, &backends, Bulkhead::default()).ejection(Ejection::after(2));
@@ -191,7 +118,7 @@ async fn it_tells_of_ejections_lag_and_hot_keys() {
 #[tokio::test(start_paused = true)]
 async fn an_ejected_endpoint_that_leaves_is_counted_no_more() {
     let values = Values::default();
-    let _recording = metrics::set_default_local_recorder(&values);
+    let _recording = metrics::set_default_local_recorder(&values.0);
     let backends = Backends::default();
     let topology = Topology::slots(["a", "b"]).unwrap();
     let mut router =

@@ -20,7 +20,7 @@ pub use allocations::count_allocations;
 pub use drops::drop_at_every_poll;
 pub use haproxy::Haproxy;
 pub use kafka::{KAFKA_VERSION, Kafka, KafkaLayout, kafka_jars};
-pub use observe::{Observed, observe};
+pub use observe::{Figures, Observed, observe};
 pub use port::free_port;
 pub use postgres::Postgres;
 pub use proxy::Proxy;

@@ -49,24 +49,42 @@ impl Observed {
 /// assert_eq!(seen.metrics["orders_total how=late"], 2.0);
 /// ```
 pub fn observe(target: &'static str, work: impl FnOnce()) -> Observed {
-    let told = Told::default();
+    let (figures, events) = (Figures::default(), Arc::default());
     let listener = Listener {
         target,
-        told: told.clone(),
+        events: Arc::clone(&events),
         spans: Mutex::default(),
     };
-    metrics::with_local_recorder(&told, || {
+    metrics::with_local_recorder(&figures, || {
         tracing::subscriber::with_default(listener, work);
     });
-    told.lock().clone()
+    let events = locked(&events).clone();
+    Observed {
+        events,
+        metrics: figures.all(),
+    }
 }
 
+/// A recorder whose metrics can be read while the work goes on, named as in [`Observed::metrics`].
+///
+/// ```
+/// let figures = test_support::Figures::default();
+/// let _recording = metrics::set_default_local_recorder(&figures);
+/// metrics::gauge!("queued", "shard" => "a").increment(2.0);
+/// assert_eq!(figures.get("queued shard=a"), 2.0);
+/// ```
 #[derive(Debug, Default, Clone)]
-struct Told(Arc<Mutex<Observed>>);
+pub struct Figures(Arc<Mutex<BTreeMap<String, f64>>>);
 
-impl Told {
-    fn lock(&self) -> MutexGuard<'_, Observed> {
-        locked(&self.0)
+impl Figures {
+    /// The last value of a metric, or 0 where it was not told.
+    pub fn get(&self, name: &str) -> f64 {
+        locked(&self.0).get(name).copied().unwrap_or_default()
+    }
+
+    /// Each metric with its last value.
+    pub fn all(&self) -> BTreeMap<String, f64> {
+        locked(&self.0).clone()
     }
 
     fn one(&self, key: &Key) -> Arc<One> {
@@ -85,12 +103,12 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One metric.
-struct One(Told, String);
+struct One(Figures, String);
 
 impl One {
     fn change(&self, change: impl FnOnce(f64) -> f64) {
-        let mut told = self.0.lock();
-        let value = told.metrics.entry(self.1.clone()).or_default();
+        let mut figures = locked(&self.0.0);
+        let value = figures.entry(self.1.clone()).or_default();
         *value = change(*value);
     }
 }
@@ -125,7 +143,7 @@ impl HistogramFn for One {
     }
 }
 
-impl Recorder for Told {
+impl Recorder for Figures {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -145,7 +163,7 @@ impl Recorder for Told {
 
 struct Listener {
     target: &'static str,
-    told: Told,
+    events: Arc<Mutex<Vec<String>>>,
     spans: Mutex<Spans>,
 }
 
@@ -202,7 +220,7 @@ impl Subscriber for Listener {
         let level = event.metadata().level();
         let Line { message, fields } = line;
         let event = format!("{level} {around}{message}{fields}");
-        self.told.lock().events.push(event);
+        locked(&self.events).push(event);
     }
 
     fn enter(&self, id: &Id) {
