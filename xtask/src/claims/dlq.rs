@@ -191,14 +191,14 @@ pub(super) const CLAIMS: &[Claim] = &[
     .in_file("consumer"),
     Claim::test(
         "dlq/delay-slows-others-by",
-        "a key that waits for five minutes adds less than 5% to the latency of the others",
+        "a key that waits for five minutes in the process adds less than 5% to the latency of the others",
         AtMost(0.05),
         "a_key_that_waits_for_five_minutes_slows_nobody_down",
     )
     .in_file("consumer"),
     Claim::test(
         "dlq/delayed-key-latency-added",
-        "it adds less than 5% to the latency of others, in order or not",
+        "and put off on the server no more, with messages in order or not",
         AtMost(0.05),
         "a_key_that_waits_for_five_minutes_adds_nothing_to_the_latency_of_others",
     )

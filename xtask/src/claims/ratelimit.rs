@@ -188,7 +188,7 @@ pub(super) const CLAIMS: &[Claim] = &[
     Claim::compare(
         "ratelimit/leased-even",
         "leases over a million keys drawn evenly are no slower than the same store without them",
-        AtLeast(0.95),
+        AtLeast(1.0),
         ("ratelimit/redis-leased/even", "strict", "ratio"),
     ),
 ];
