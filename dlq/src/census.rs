@@ -25,17 +25,58 @@ pub struct Cause {
     pub last: SystemTime,
 }
 
+/// Letters by their cause, as [`census`] counts them.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Census {
+    /// The most frequent first.
+    pub causes: Vec<Cause>,
+    /// What could not be read, and so has no cause.
+    pub unreadable: Unreadable,
+}
+
+/// What could not be read in a queue: how much of it, and where the first of it lies.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Unreadable {
+    /// How many there are.
+    pub entries: u64,
+    /// The first of them, [`NAMED`](Self::NAMED) at most.
+    pub first: Vec<SinkError>,
+}
+
+impl Unreadable {
+    /// How many are named.
+    pub const NAMED: usize = 5;
+
+    /// Counts one more.
+    pub fn add(&mut self, error: SinkError) {
+        self.entries += 1;
+        if self.first.len() < Self::NAMED {
+            self.first.push(error);
+        }
+    }
+}
+
+impl Extend<SinkError> for Unreadable {
+    fn extend<I: IntoIterator<Item = SinkError>>(&mut self, errors: I) {
+        errors.into_iter().for_each(|error| self.add(error));
+    }
+}
+
 /// Counts the letters that match by their cause, the most frequent first. It reads all of them, one page at a
-/// time.
+/// time. What cannot be read is counted beside them.
 ///
 /// # Errors
 ///
 /// If the queue cannot be read.
-pub async fn census<Q: Queue>(queue: &Q, filter: &Filter) -> Result<Vec<Cause>, SinkError> {
+pub async fn census<Q: Queue>(queue: &Q, filter: &Filter) -> Result<Census, SinkError> {
     let mut causes = HashMap::<Fingerprint, Cause>::new();
+    let mut unreadable = Unreadable::default();
     let mut span = Span::all();
     loop {
         let page = queue.list(filter, &span, PAGE).await?;
+        unreadable.extend(page.unreadable);
         for letter in page.letters {
             let died = letter.last_failure;
             let cause = causes.entry(letter.fingerprint).or_insert_with(|| Cause {
@@ -60,5 +101,5 @@ pub async fn census<Q: Queue>(queue: &Q, filter: &Filter) -> Result<Vec<Cause>, 
         let order = b.letters.cmp(&a.letters);
         order.then(a.fingerprint.cmp(&b.fingerprint))
     });
-    Ok(causes)
+    Ok(Census { causes, unreadable })
 }

@@ -73,11 +73,11 @@ pub enum SinkError {
         /// Where it lies in the file, in bytes.
         offset: u64,
     },
-    /// An entry of a stream is not a letter, or cannot be read by this version. It is left where it is.
+    /// What lies in a stream, a topic or a file is not a letter, or cannot be read by this version. It is left where it is.
     NotALetter {
-        /// The stream.
+        /// The stream or topic, or the path of the file.
         stream: String,
-        /// The id of the entry.
+        /// The id of the entry, `partition@offset` of the record, or `at byte` and the place in the file.
         entry: String,
         /// Why it cannot be read.
         source: Arc<dyn Error + Send + Sync>,
@@ -268,13 +268,13 @@ pub struct RedriveError {
     pub reason: RedriveReason,
 }
 
-/// Why a redrive stopped.
+/// Why a redrive stopped, or left a letter where it is.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RedriveReason {
     /// The queue could not be read, or a letter could not be removed from it.
     Queue(SinkError),
-    /// Too many letters in a row could not be sent. This is the last of them.
+    /// A letter could not be sent; where that stopped the run, the last of too many in a row.
     NotSent {
         /// The letter, still in the queue.
         id: LetterId,

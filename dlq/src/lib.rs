@@ -129,7 +129,7 @@ mod sink;
 mod telemetry;
 
 pub use capture::{Capture, Disposition, NoCapture, Outcome};
-pub use census::{Cause, census};
+pub use census::{Cause, Census, Unreadable, census};
 pub use clock::{SystemClock, WallClock};
 #[cfg(feature = "kafka")]
 pub use consumer::KafkaSource;

@@ -22,6 +22,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 const CATCH_UP: Duration = Duration::from_millis(50);
 
 type Progress = dyn FnMut(&Summary) + Send;
+type Problems = dyn FnMut(&RedriveReason) + Send;
 
 /// Sends letters again: each as a copy of the next generation, and removes a letter only when the copy
 /// is known to be written.
@@ -70,6 +71,7 @@ pub struct Redrive<Q> {
     give_up_after: u32,
     dry_run: bool,
     progress: Option<Box<Progress>>,
+    problems: Option<Box<Problems>>,
 }
 
 impl<Q: Queue> Redrive<Q> {
@@ -84,6 +86,7 @@ impl<Q: Queue> Redrive<Q> {
             give_up_after: 10,
             dry_run: false,
             progress: None,
+            problems: None,
         }
     }
 
@@ -169,6 +172,13 @@ impl<Q: Queue> Redrive<Q> {
         self
     }
 
+    /// Is told of each letter that is left where it is because it could not be sent
+    /// ([`RedriveReason::NotSent`]) or not be read ([`RedriveReason::Queue`]). The run goes on with the others.
+    pub fn problems(mut self, problems: impl FnMut(&RedriveReason) + Send + 'static) -> Self {
+        self.problems = Some(Box::new(problems));
+        self
+    }
+
     /// Sends each copy through `send`, which answers when the copy is known to be written.
     ///
     /// # Errors
@@ -221,6 +231,11 @@ impl<Q: Queue> Redrive<Q> {
         // A queue that is empty, and has always been, has no end.
         while span.until.is_some() {
             let page = self.queue.list(&self.filter, &span, PAGE).await?;
+            for error in page.unreadable {
+                summary.unreadable += 1;
+                telemetry::unreadable(&error);
+                self.problem(&RedriveReason::Queue(error));
+            }
             for letter in page.letters {
                 if summary.redriven + summary.failed >= self.limit {
                     return Ok(());
@@ -247,8 +262,11 @@ impl<Q: Queue> Redrive<Q> {
                         Err(error) => {
                             summary.failed += 1;
                             failures += 1;
+                            telemetry::not_redriven(id, &error);
+                            let reason = RedriveReason::NotSent { id, error };
+                            self.problem(&reason);
                             if failures >= self.give_up_after {
-                                return Err(RedriveReason::NotSent { id, error });
+                                return Err(reason);
                             }
                         }
                     }
@@ -263,6 +281,14 @@ impl<Q: Queue> Redrive<Q> {
             span.after = page.next;
         }
         Ok(())
+    }
+}
+
+impl<Q> Redrive<Q> {
+    fn problem(&mut self, reason: &RedriveReason) {
+        if let Some(problems) = &mut self.problems {
+            problems(reason);
+        }
     }
 }
 
@@ -326,4 +352,6 @@ pub struct Summary {
     pub failed: u64,
     /// Letters left alone because they have been redriven as often as the loop cap allows.
     pub looping: u64,
+    /// What could not be read, matching or not. It is where it was.
+    pub unreadable: u64,
 }

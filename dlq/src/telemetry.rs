@@ -1,7 +1,7 @@
 //! Every event and counter of this crate. Without the features nothing is compiled in.
 //!
 //! Metrics: `seawall_dlq_letters_total` with the label `written` (`new`, `repeat`, `failed`),
-//! `seawall_dlq_redriven_total`, the gauges `seawall_dlq_depth`, `seawall_dlq_oldest_seconds` and
+//! `seawall_dlq_redriven_total`, `seawall_dlq_not_redriven_total`, the gauges `seawall_dlq_depth`, `seawall_dlq_oldest_seconds` and
 //! `seawall_dlq_alert` (1 while raised), and of the consumer `seawall_dlq_messages_total` with the label
 //! `ended` (`done`, `dead`, `parked`, `failed`), `seawall_dlq_suspects_total`,
 //! `seawall_dlq_condemned_total`, `seawall_dlq_set_aside_total` and `seawall_dlq_delayed_back_total`.
@@ -34,6 +34,22 @@ pub(crate) fn redriven(id: LetterId) {
     #[cfg(feature = "metrics")]
     metrics::counter!("seawall_dlq_redriven_total").increment(1);
     let _ = id;
+}
+
+/// A letter could not be sent again. It is where it was.
+pub(crate) fn not_redriven(id: LetterId, error: &crate::BoxError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(%id, %error, "not redriven");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("seawall_dlq_not_redriven_total").increment(1);
+    let _ = (id, error);
+}
+
+/// What lies in a queue cannot be read. It is where it was.
+pub(crate) fn unreadable(error: &SinkError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(%error, "letter cannot be read");
+    let _ = error;
 }
 
 /// A sink holds so many letters now.

@@ -31,14 +31,20 @@ fn said(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The one line by which it refused, with this code.
-fn refused(args: &[&str], code: i32) -> String {
+/// The one line by which it refused, having said nothing else.
+fn refused(args: &[&str]) -> String {
+    let (out, line) = in_part(args);
+    assert_eq!(out, "", "{args:?}");
+    line
+}
+
+/// What it said, and the line by which it told what it could not do.
+fn in_part(args: &[&str]) -> (String, String) {
     let output = tool(args);
     let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
     assert_eq!(errors.lines().count(), 1, "{args:?}: {errors}");
-    assert_eq!(output.stdout, b"", "{args:?}");
-    errors
+    (String::from_utf8(output.stdout).unwrap(), errors)
 }
 
 fn json(text: &str) -> Value {
@@ -157,12 +163,12 @@ async fn a_redrive_sends_what_matches_and_a_dry_run_nothing() {
     assert_eq!(sink.depth().await.unwrap().letters, 5);
 
     // The stream is not there: every letter stays, and it says so.
-    let output = tool(&["redrive", url, stream, "--class", "parse", "--json"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(
-        json(&String::from_utf8(output.stdout).unwrap())["failed"],
-        3
-    );
+    let (out, line) = in_part(&["redrive", url, stream, "--class", "parse", "--json"]);
+    assert_eq!(json(&out)["failed"], 3);
+    let first = of_stream(0, "parse").id().to_string();
+    for part in ["3 letters", &*first, "no stream {orders}", "--to"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
     assert_eq!(sink.depth().await.unwrap().letters, 5);
 
     server.ask(&["XADD", "{orders}", "*", "payload", "x"]).await;
@@ -181,7 +187,7 @@ async fn nothing_is_thrown_away_without_consent() {
     let server = Redis::start().await;
     let sink = some(&server).await;
     let (url, stream) = (&*server.url(), "{orders}.dead");
-    let line = refused(&["purge", url, stream], 2);
+    let line = refused(&["purge", url, stream]);
     assert!(line.contains("--yes"), "{line}");
     assert_eq!(sink.depth().await.unwrap().letters, 5);
     let purged = said(&["purge", url, stream, "--class", "parse", "--yes"]);
@@ -211,19 +217,21 @@ async fn letters_in_a_file_are_worked_with_the_same_way() {
     assert_eq!(json(&said(&["stats", at, "--json"]))["letters"], 2);
     let id = letter(1).id().to_string();
     assert!(said(&["show", at, &id]).contains("orders/3@1"));
-    let line = refused(&["redrive", at], 2);
+    let line = refused(&["redrive", at]);
     assert!(line.contains("--to"), "{line}");
     assert_eq!(
         json(&said(&["redrive", at, "--dry-run", "--json"]))["redriven"],
         2
     );
     // One is from a log, and no Redis can take it.
-    let output = tool(&["redrive", at, "--to", &server.url()]);
-    assert_eq!(output.status.code(), Some(1));
+    let (_, line) = in_part(&["redrive", at, "--to", &server.url()]);
+    for part in [&*id, "orders/3@1 is no entry", "--to kafka://"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
     assert_eq!(server.ask(&["XLEN", "{orders}"]).await, "2");
     let sink = FileSink::open(&path).await.unwrap();
     assert_eq!(all(&sink).await, [letter(1)]);
-    let line = refused(&["stats", at], 1);
+    let line = refused(&["stats", at]);
     assert!(line.contains("in use"), "{line}");
 }
 
@@ -241,7 +249,7 @@ async fn wrong_usage_is_one_line_and_exit_code_2() {
     let (url, stream) = (&*server.url(), "{orders}.dead");
     let unknown = "0".repeat(32);
     let table: &[(&[&str], &str)] = &[
-        (&[], "stats, list, show, redrive or purge"),
+        (&[], "stats, list, show, redrive, purge, held or let-go"),
         (&["destroy"], "unrecognized subcommand"),
         (&["stats"], "<AT>"),
         (&["stats", url], "say which stream"),
@@ -249,7 +257,34 @@ async fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["stats", url, "text"], "is no stream"),
         (&["stats", "redis//typo"], "there is no file"),
         (&["stats", "http://host/", "s"], "no address of a Redis"),
+        (&["stats", "redis://:port/", "s"], "no address of a Redis"),
+        (&["redrive", foreign], "not a file of letters"),
+        (
+            &["redrive", url, stream, "--to", "ftp://host/"],
+            "no address",
+        ),
+        (&["redrive", url, stream, "--to", "/a/file"], "no address"),
         (&["stats", "/no/such/file"], "there is no file"),
+        (
+            &["stats", directory.path().to_str().unwrap()],
+            "there is no file",
+        ),
+        (&["held", url, "{orders}"], "<GROUP>"),
+        (
+            &["held", url, "nosuch", "workers"],
+            "there is no stream nosuch",
+        ),
+        (&["held", url, stream, "nosuch"], "there is no group nosuch"),
+        (&["held", foreign, "{orders}", "workers"], "holds no keys"),
+        (
+            &["held", "kafka://h:1", "orders", "workers"],
+            "holds no keys",
+        ),
+        (&["let-go", url, stream, "workers"], "<KEY>"),
+        (
+            &["let-go", url, stream, "workers", "0g", "--hex"],
+            "hexadecimal",
+        ),
         (&["stats", foreign], "not a file of letters"),
         (&["stats", foreign, "s"], "taken for a file"),
         (&["stats", url, stream, "--nosuch"], "--nosuch"),
@@ -263,35 +298,199 @@ async fn wrong_usage_is_one_line_and_exit_code_2() {
         (&["show", url, stream, &unknown], "there is no letter"),
         (&["redrive", url, stream, "--rate", "fast"], "is no rate"),
         (&["redrive", url, stream, "--rate", "0/s"], "rate"),
+        (&["redrive", url, stream, "--rate=-5/s"], "rate"),
+        (&["redrive", url, stream, "--rate", "inf/s"], "rate"),
+        (&["redrive", url, stream, "--limit=-1"], "--limit"),
+        (&["list", url, stream, "--before", "1y"], "is no time"),
         (&["redrive", url, stream, "--rate", "NaN/s"], "rate"),
         (&["purge", url, stream], "--yes"),
     ];
     for (args, what) in table {
-        let line = refused(args, 2);
+        let line = refused(args);
         assert!(line.contains(what), "{args:?}: {line}");
     }
     assert_eq!(all(&sink).await, [letter(1)]);
 }
 
+/// One that cannot be read stopped the tool, and hid all others.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_goes_wrong_otherwise_is_one_line_and_exit_code_1() {
+async fn what_is_no_letter_is_named_and_the_others_are_worked_with() {
     let server = Redis::start().await;
-    let id = server
-        .ask(&["XADD", "{orders}.dead", "*", "other", "x"])
-        .await;
-    let (url, stream) = (server.url(), "{orders}.dead");
-    let line = refused(&["stats", &url, stream], 1);
-    assert!(line.contains(&format!("XDEL {stream} {id}")), "{line}");
+    let sink = some(&server).await;
+    let foreign = ["XADD", "{orders}.dead", "*", "other", "x"];
+    let id = server.ask(&foreign).await;
+    sink.write(of_stream(5, "parse")).await.unwrap();
+    server.ask(&["XADD", "{orders}", "*", "payload", "x"]).await;
+    let (url, stream) = (&*server.url(), "{orders}.dead");
+    let named = |args: &[&str]| {
+        let (out, line) = in_part(args);
+        for part in ["1 cannot be read", &id, &format!("XDEL {stream} {id}")] {
+            assert!(line.contains(part), "{args:?}: {part}: {line}");
+        }
+        out
+    };
+    let stats = json(&named(&["stats", url, stream, "--json"]));
+    assert_eq!(
+        (&stats["letters"], &stats["unreadable"]),
+        (&7.into(), &1.into())
+    );
+    assert!(named(&["stats", url, stream]).contains("unreadable 1"));
+    assert_eq!(named(&["list", url, stream, "--json"]).lines().count(), 6);
+    let args = ["redrive", url, stream, "--rate", "1000/s", "--json"];
+    let sent = json(&named(&[&args[..], &["--class", "parse"]].concat()));
+    assert_eq!(
+        (&sent["redriven"], &sent["unreadable"]),
+        (&4.into(), &1.into())
+    );
+    let purged = json(&named(&["purge", url, stream, "--yes", "--json"]));
+    assert_eq!(purged["purged"], 2);
+    assert_eq!(server.ask(&["XLEN", stream]).await, "1");
+
+    // Many are counted, and the first of them named.
+    for _ in 0..11 {
+        server.ask(&foreign).await;
+    }
+    let (out, line) = in_part(&["list", url, stream, "--json"]);
+    assert_eq!(out, "");
+    assert!(line.contains("12 cannot be read"), "{line}");
+    assert!(line.contains("and 7 more"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_read_as_far_as_it_can_be_trusted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orders.dead");
+    let at = path.to_str().unwrap();
+    let fresh = async || {
+        drop(std::fs::remove_file(&path));
+        file(&path).await;
+        std::fs::read(&path).unwrap()
+    };
+    fresh().await;
+    support::make_unreadable(&path);
+    let (out, line) = in_part(&["list", at, "--json"]);
+    assert_eq!(out.lines().count(), 1);
+    for part in ["1 cannot be read", at, "at byte 4096", "later version"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+
+    let whole = fresh().await;
+    let later = [&whole[..8], &7_u32.to_le_bytes(), &whole[12..]].concat();
+    let mut flipped = whole.clone();
+    flipped[4096 + 40] ^= 1;
+    for (bytes, what) in [
+        (&whole[..4], "not a file of letters"),
+        (&whole[..2000], "damaged at byte 2000"),
+        (&whole[..whole.len() - 10], "damaged at byte"),
+        (&flipped, "damaged at byte 4096"),
+        (&later, "of version 7"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let line = refused(&["stats", at]);
+        assert!(line.contains(what), "{what}: {line}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_answer_is_one_line_without_its_password() {
+    // It takes connections and says nothing.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = mute.local_addr().unwrap();
+    let server = Redis::start().await;
+    let url = server.url();
     server.kill();
-    refused(&["stats", &url, stream], 1);
     let secret = url.replace("redis://", "redis://user:secret@");
-    let line = refused(&["stats", &secret, stream], 1);
-    assert!(!line.contains("secret"), "{line}");
+    let mute_url = format!("redis://user:secret@{mute}/");
+    let all = ["stats", "list", "redrive", "purge"];
+    for (url, commands) in [(&url, &all[..]), (&secret, &all), (&mute_url, &all[..1])] {
+        for command in commands {
+            let line = refused(&[command, url, "{orders}.dead"]);
+            assert!(line.contains("no Redis answers at"), "{line}");
+            assert!(!line.contains("secret"), "{line}");
+        }
+    }
+    #[cfg(feature = "kafka")]
+    {
+        let url = format!("kafka://{mute}/?sasl.password=secret");
+        let line = refused(&["stats", &url, "orders.dead"]);
+        assert!(line.contains("no Kafka answers at"), "{line}");
+        assert!(!line.contains("secret"), "{line}");
+    }
+}
+
+/// A key whose message is dead, and what waits behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_held_are_listed_and_let_go() {
+    let server = Redis::start().await;
+    let group = ["XGROUP", "CREATE", "{orders}", "workers", "0", "MKSTREAM"];
+    server.ask(&group).await;
+    for (key, payload) in [("a", "bad"), ("a", "behind"), ("b", "good")] {
+        let add = ["XADD", "{orders}", "*", "key", key, "payload", payload];
+        server.ask(&add).await;
+    }
+    let connection = connect(server.port()).await;
+    let (done, mut seen) = tokio::sync::watch::channel(Vec::new());
+    let handler = {
+        use tower::Layer;
+        let sink = RedisSink::new(connection.clone(), "{orders}.dead")
+            .acknowledging("{orders}", "workers")
+            .holding_keys();
+        let layer = seawall_dlq::DeadLetterLayer::new(sink);
+        let layer = layer.capture(seawall_dlq::Message::to_letter);
+        layer.layer(tower::service_fn(move |message: seawall_dlq::Message| {
+            let is_bad = message.payload == "bad";
+            if !is_bad {
+                done.send_modify(|done| done.push(message.payload.clone()));
+            }
+            async move { if is_bad { Err(support::Broken) } else { Ok(()) } }
+        }))
+    };
+    let client = redis::Client::open(server.url()).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let consumer = seawall_dlq::Consumer::redis(&client, "{orders}", "workers").ordered_by_key();
+    let working = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        consumer.run(handler, stopped).await.unwrap()
+    });
+    seen.wait_for(|done| done[..] == ["good"]).await.unwrap();
+
+    let at = [&*server.url(), "{orders}", "workers"];
+    let run = |command: &'static str, more: &[&'static str]| {
+        let mut args = vec![command];
+        args.extend(at);
+        args.extend(more);
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let strs = |args: &[String]| said(&args.iter().map(|arg| &**arg).collect::<Vec<_>>());
+    let held = loop {
+        let held = strs(&run("held", &["--json"]));
+        if held.contains("\"behind\":1") {
+            break json(&held);
+        }
+    };
+    assert_eq!(
+        (&held["key"], &held["key_hex"]),
+        (&"a".into(), &"61".into())
+    );
+    let table = strs(&run("held", &[]));
+    assert!(table.starts_with("BEHIND"), "{table}");
+    let no = run("let-go", &["nosuch"]);
+    let no = refused(&no.iter().map(|arg| &**arg).collect::<Vec<_>>());
+    assert!(no.contains("no key `nosuch` is held"), "{no}");
+    assert!(strs(&run("let-go", &["61", "--hex"])).starts_with("let go"));
+    seen.wait_for(|done| done[..] == ["good", "behind"])
+        .await
+        .unwrap();
+    assert_eq!(strs(&run("held", &["--json"])), "");
+    stop.send(()).unwrap();
+    working.await.unwrap();
 }
 
 #[test]
 fn help_is_no_error() {
-    assert!(said(&["--help"]).contains("redrive"));
+    let help = said(&["--help"]);
+    assert!(help.contains("redrive") && help.contains("Exit codes"));
     assert!(said(&["redrive", "--help"]).contains("--dry-run"));
     assert!(said(&["--version"]).starts_with("seawall-dlq "));
 }
@@ -304,11 +503,11 @@ async fn letters_on_kafka_are_counted_listed_shown_redriven_and_purged() {
     let kafka = test_support::Kafka::shared().await;
     let url = format!("kafka://{}/?client.id=tool", kafka.bootstrap());
     let (url, topic) = (&*url, "cli.dead");
-    assert!(refused(&["stats", url], 2).contains("say which topic"));
-    assert!(refused(&["stats", url, topic], 2).contains("there is no topic cli.dead"));
-    assert!(refused(&["stats", "kafka://", topic], 2).contains("names no broker"));
+    assert!(refused(&["stats", url]).contains("say which topic"));
+    assert!(refused(&["stats", url, topic]).contains("there is no topic cli.dead"));
+    assert!(refused(&["stats", "kafka://", topic]).contains("names no broker"));
     let unknown = format!("{url}&no.such.setting=secret");
-    let unknown = refused(&["stats", &unknown, topic], 2);
+    let unknown = refused(&["stats", &unknown, topic]);
     assert!(
         unknown.contains("no.such.setting") && !unknown.contains("secret"),
         "{unknown}"
@@ -358,15 +557,44 @@ async fn letters_on_kafka_are_counted_listed_shown_redriven_and_purged() {
         (&3.into(), &0.into())
     );
     assert_eq!(sink.depth().await.unwrap().letters, 2);
-    assert!(refused(&["purge", url, topic], 2).contains("say --yes"));
+    assert!(refused(&["purge", url, topic]).contains("say --yes"));
     let purged = json(&said(&["purge", url, topic, "--yes", "--json"]));
     assert_eq!(purged["purged"], 2);
     assert_eq!(sink.depth().await.unwrap().letters, 0);
 
     let redis_letter = of_stream(1, "parse");
     sink.write(redis_letter).await.unwrap();
-    let output = tool(&["redrive", url, topic]);
-    assert_eq!(output.status.code(), Some(1));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(errors.lines().count(), 1, "{errors}");
+    let (_, line) = in_part(&["redrive", url, topic]);
+    assert!(line.contains("--to redis://host/"), "{line}");
+    sink.remove(of_stream(1, "parse").id()).await.unwrap();
+
+    // What the brokers do not take is named, and stays.
+    let settings = [("max.message.bytes", "2000")];
+    make_topic(kafka, "cli.small", 1, &settings).await;
+    let payload: Vec<u8> = (0..5000).map(|_| fastrand::u8(..)).collect();
+    let envelope = Envelope::new(Origin::log("cli.small", 0, 1), payload);
+    let large = Letter::new(envelope, Failure::new("parse", "large"), noon());
+    let id = large.id().to_string();
+    sink.write(large).await.unwrap();
+    let gone = Envelope::new(Origin::log("cli.nosuch", 0, 1), "x");
+    let gone = Letter::new(gone, Failure::new("parse", "gone"), noon());
+    for (letter, parts) in [
+        (None, [&*id, "max.message.bytes"]),
+        (Some(gone.clone()), ["2 letters", "max.message.bytes"]),
+    ] {
+        if let Some(letter) = letter {
+            sink.write(letter).await.unwrap();
+        }
+        let (_, line) = in_part(&["redrive", url, topic]);
+        for part in parts {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    let nowhere = in_part(&["redrive", url, topic, "--source", "cli.nosuch"]).1;
+    let id = gone.id().to_string();
+    assert!(
+        nowhere.contains(&id) && nowhere.contains("cli.nosuch"),
+        "{nowhere}"
+    );
+    assert_eq!(sink.depth().await.unwrap().letters, 2);
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use seawall_dlq::{
-    DeadLetterLayer, FileSink, Filter, Letter, NotWritten, OpenError, Queue, Sink, SinkError, Span,
-    Written,
+    DeadLetterLayer, FileSink, Filter, Letter, NotWritten, OpenError, Queue, Redrive, Sink,
+    SinkError, Span, Written,
 };
 use support::{Broken, Message, all, call, letter, noon};
 use tempfile::tempdir;
@@ -118,6 +118,58 @@ async fn what_is_no_file_of_letters_is_refused_and_not_touched() {
     }
     let nowhere = FileSink::open(directory.path().join("none").join("dead")).await;
     assert!(matches!(nowhere, Err(OpenError::Io(_))));
+}
+
+/// Such a letter kept the file from being opened, and all others with it.
+#[tokio::test]
+async fn a_letter_of_a_later_version_is_kept_and_named_and_in_nobodys_way() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("dead");
+    let sink = open(&path).await;
+    for offset in 1..=3 {
+        sink.write(letter(offset)).await.unwrap();
+    }
+    drop(sink);
+    support::make_unreadable(&path);
+
+    let sink = open(&path).await;
+    let named = async |sink: &FileSink| {
+        let page = sink.list(&Filter::all(), &Span::all(), 10).await.unwrap();
+        match &page.unreadable[..] {
+            [SinkError::NotALetter { stream, entry, .. }] => {
+                assert_eq!(*stream, path.display().to_string());
+                (page.letters, entry.clone())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let both = vec![letter(2), letter(3)];
+    assert_eq!(named(&sink).await, (both, "at byte 4096".to_owned()));
+    let depth = sink.depth().await.unwrap();
+    assert_eq!((depth.letters, depth.oldest), (3, Some(noon())));
+
+    // What is sent back goes on beside it, and it outlives a rewriting of the file.
+    let mut told = Vec::new();
+    let (tell, problems) = std::sync::mpsc::channel();
+    let summary = Redrive::new(sink.clone())
+        .per_second(1000.0)
+        .problems(move |problem| tell.send(format!("{problem:?}")).unwrap())
+        .run(|_: Letter| std::future::ready(Ok::<_, SinkError>(())))
+        .await
+        .unwrap();
+    told.extend(problems.try_iter());
+    assert_eq!(
+        (summary.redriven, summary.unreadable, told.len()),
+        (2, 1, 1)
+    );
+    assert!(told[0].contains("at byte 4096"), "{told:?}");
+    for offset in 10..500 {
+        sink.write(letter(offset)).await.unwrap();
+        sink.remove(letter(offset).id()).await.unwrap();
+    }
+    drop(sink);
+    let sink = open(&path).await;
+    assert_eq!(named(&sink).await, (vec![], "at byte 4096".to_owned()));
 }
 
 #[tokio::test]

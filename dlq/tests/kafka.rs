@@ -246,15 +246,18 @@ async fn what_is_not_a_letter_is_named_and_left_where_it_is() {
         value: Some("{}"),
     });
     produce("foreign.dead", foreign, Some(b"x")).await;
-    match sink.list(&Filter::all(), &Span::all(), 100).await {
-        Err(SinkError::NotALetter { stream, entry, .. }) => {
-            assert_eq!((&*stream, &*entry), ("foreign.dead", "0@1"));
+    sink.write(letter(2)).await.unwrap();
+    let page = sink.list(&Filter::all(), &Span::all(), 100).await.unwrap();
+    assert_eq!(page.letters, [letter(1), letter(2)]);
+    match &page.unreadable[..] {
+        [SinkError::NotALetter { stream, entry, .. }] => {
+            assert_eq!((&**stream, &**entry), ("foreign.dead", "0@1"));
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(sink.get(letter(1).id()).await.unwrap(), Some(letter(1)));
-    assert_eq!(sink.depth().await.unwrap().letters, 2);
-    assert_eq!(records("foreign.dead").await.len(), 2);
+    assert_eq!(sink.depth().await.unwrap().letters, 3);
+    assert_eq!(records("foreign.dead").await.len(), 3);
 }
 
 #[tokio::test]

@@ -188,12 +188,24 @@ async fn what_is_not_a_letter_is_named_and_left_where_it_is() {
     ] {
         let add = ["XADD", "{orders}.dead", "*", fields[0], fields[1]];
         let id = server.ask(&add).await;
-        match sink.list(&Filter::all(), &Span::all(), 100).await {
-            Err(SinkError::NotALetter { stream, entry, .. }) => {
-                assert_eq!((&*stream, &*entry), ("{orders}.dead", id.trim()), "{what}");
+        sink.write(letter(2)).await.unwrap();
+        let none = Filter::all().class("no such class");
+        for (filter, letters) in [(Filter::all(), vec![letter(1), letter(2)]), (none, vec![])] {
+            let page = sink.list(&filter, &Span::all(), 100).await.unwrap();
+            assert_eq!(page.letters, letters, "{what}");
+            match &page.unreadable[..] {
+                [SinkError::NotALetter { stream, entry, .. }] => {
+                    assert_eq!(
+                        (&**stream, &**entry),
+                        ("{orders}.dead", id.trim()),
+                        "{what}"
+                    );
+                }
+                other => panic!("{what}: {other:?}"),
             }
-            other => panic!("{what}: {other:?}"),
         }
+        assert!(sink.remove(letter(2).id()).await.unwrap());
+        assert_eq!(server.ask(&["XLEN", "{orders}.dead"]).await, "2");
         server.ask(&["XDEL", "{orders}.dead", id.trim()]).await;
     }
     assert_eq!(all(&sink).await, [letter(1)]);

@@ -58,7 +58,8 @@ pub trait Queue: Send + Sync {
     fn depth(&self) -> impl Future<Output = Result<Depth, SinkError>> + Send;
 
     /// The letters in `span` that match `filter`, in the order in which they were written: at most
-    /// `limit`, and possibly fewer although there are more.
+    /// `limit`, and possibly fewer although there are more. What cannot be read is named in
+    /// [`Page::unreadable`] and hides no other letter.
     fn list(
         &self,
         filter: &Filter,
@@ -171,6 +172,9 @@ impl Span {
 pub struct Page {
     /// The letters.
     pub letters: Vec<Letter>,
+    /// What lies among them and cannot be read, whatever the filter: [`SinkError::NotALetter`] or
+    /// [`SinkError::Damaged`], which name the place. It stays where it is.
+    pub unreadable: Vec<SinkError>,
     /// Where to go on, or `None` at the end of the queue.
     pub next: Option<Cursor>,
 }

@@ -87,6 +87,23 @@ pub async fn all(queue: &impl Queue) -> Vec<Letter> {
     }
 }
 
+/// Makes the first letter of a file one of a later version: intact, and not to be understood.
+#[cfg(feature = "file")]
+pub fn make_unreadable(path: &std::path::Path) {
+    use xxhash_rust::xxh3::xxh3_64_with_seed as hash;
+    const FRAME: usize = 4096;
+    let mut bytes = std::fs::read(path).unwrap();
+    let length = u32::from_le_bytes(bytes[FRAME..FRAME + 4].try_into().unwrap()) as usize;
+    let kind: [u8; 4] = bytes[FRAME + 4..FRAME + 8].try_into().unwrap();
+    let body = &mut bytes[FRAME + 16..FRAME + 16 + length];
+    let schema = b"\"schema\":1";
+    let at = body.windows(schema.len()).position(|part| part == schema);
+    body[at.unwrap() + schema.len() - 1] = b'9';
+    let check = hash(body, hash(&kind, FRAME as u64));
+    bytes[FRAME + 8..FRAME + 16].copy_from_slice(&check.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// Readies a service and calls it.
 pub async fn call<S, Req>(service: &mut S, request: Req) -> Result<S::Response, BoxError>
 where

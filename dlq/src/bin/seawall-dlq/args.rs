@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use clap::{Args as Group, Parser, Subcommand};
+use clap::{Args as Flat, Parser, Subcommand};
 use seawall_dlq::LetterId;
 
 /// Looks into a queue of dead letters, sends letters back, and throws them away.
 #[derive(Debug, Parser)]
-#[command(name = "seawall-dlq", version, max_term_width = 100)]
+#[command(name = "seawall-dlq", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -74,6 +74,27 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The keys whose messages wait behind one that is dead or parked, and how many do.
+    Held {
+        #[command(flatten)]
+        group: Group,
+        /// One JSON object a line instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Holds a key back no longer: what waits behind its dead message goes on without it.
+    LetGo {
+        #[command(flatten)]
+        group: Group,
+        /// The key, as `held` shows it.
+        key: String,
+        /// The key is given as hexadecimal digits: for keys that are not text.
+        #[arg(long)]
+        hex: bool,
+        /// One JSON object instead of words.
+        #[arg(long)]
+        json: bool,
+    },
     /// Throws letters away, after asking.
     Purge {
         #[command(flatten)]
@@ -89,8 +110,26 @@ pub(crate) enum Command {
     },
 }
 
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  nothing is wrong, and whoever was asked said no
+  2  not done, or not all of it: one line on stderr says what is wrong and how to mend it. What cannot be
+     read or sent is named there and stays where it is; everything else is listed, sent or thrown away
+     all the same";
+
+/// Whose keys are held.
+#[derive(Debug, Flat)]
+pub(crate) struct Group {
+    /// The Redis: redis://127.0.0.1/.
+    pub(crate) at: String,
+    /// The stream of the messages, such as {orders}.
+    pub(crate) stream: String,
+    /// The group of the consumers that keep the order of keys.
+    pub(crate) group: String,
+}
+
 /// Where the letters are.
-#[derive(Debug, Group)]
+#[derive(Debug, Flat)]
 pub(crate) struct Place {
     /// A Redis (redis://127.0.0.1/), a Kafka (kafka://127.0.0.1:9092), or the path of a file of letters.
     pub(crate) at: String,
@@ -99,7 +138,7 @@ pub(crate) struct Place {
 }
 
 /// Which letters are meant; all of them if nothing is said.
-#[derive(Debug, Group)]
+#[derive(Debug, Flat)]
 pub(crate) struct Which {
     /// From this topic or stream.
     #[arg(long)]
@@ -163,7 +202,7 @@ pub(crate) fn in_one_line(error: &clap::Error) -> String {
     let said = words.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     let said = if said.is_empty() || end == Some(0) || said.starts_with("Looks into") {
-        "say what to do: stats, list, show, redrive or purge"
+        "say what to do: stats, list, show, redrive, purge, held or let-go"
     } else {
         said
     };

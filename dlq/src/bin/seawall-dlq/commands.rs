@@ -2,23 +2,19 @@
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},
-    sync::Arc,
     time::SystemTime,
 };
 
 use seawall_dlq::{
-    Filter, Fingerprint, Letter, LetterId, Queue, Redrive, RedriveError, RedriveReason, Requeue,
-    SinkError, Span, census,
+    Filter, Fingerprint, Letter, LetterId, Queue, SinkError, Span, Unreadable, census,
 };
-use seawall_redis::Client;
 
-#[cfg(feature = "kafka")]
-use crate::kafka;
 use crate::{
     Stop,
     args::{Args, Command, Place, Which},
-    chain,
+    chain, held,
     place::{self, Letters},
+    redrive::{How, redrive},
     show,
 };
 
@@ -49,57 +45,15 @@ pub(crate) async fn run(args: Args) -> Result<(), Stop> {
             dry_run,
             json,
         } => {
-            let letters = Arc::new(place::open(&place).await?);
-            let redrive = Redrive::new(Arc::clone(&letters))
-                .loop_cap(loop_cap)
-                .dry_run(dry_run);
-            let redrive = redrive
-                .limit(limit.unwrap_or(u64::MAX))
-                .try_per_second(rate)
-                .map_err(|error| Stop::Usage(error.to_string()))?
-                .filter(filter_of(&letters, &filter).await?)
-                .progress(|summary| {
-                    show::progress(&format!(
-                        "{} of {} looked at, {} sent",
-                        summary.matched, summary.total, summary.redriven
-                    ));
-                });
-            let summary = match target(to, &letters, dry_run).await? {
-                Target::Redis(connection) => {
-                    let back = Requeue::from(Client::shared(connection));
-                    redrive.through(back).await
-                }
-                #[cfg(feature = "kafka")]
-                Target::Kafka(back) => redrive.through(back).await,
-                Target::Nowhere => {
-                    let nowhere = |_: Letter| std::future::ready(Ok::<_, SinkError>(()));
-                    redrive.run(nowhere).await
-                }
+            let how = How {
+                to,
+                rate,
+                limit,
+                loop_cap,
+                dry_run,
+                json,
             };
-            show::progress("");
-            let (summary, stopped) = match summary {
-                Ok(summary) => (summary, None),
-                Err(RedriveError {
-                    summary, reason, ..
-                }) => (summary, Some(reason)),
-            };
-            show::say(&match json {
-                true => show::redriven_json(&summary, dry_run),
-                false => show::redriven(&summary, dry_run),
-            })?;
-            match stopped {
-                None if summary.failed > 0 => Err(Stop::Failed(format!(
-                    "{} letters could not be sent and are where they were",
-                    summary.failed
-                ))),
-                None => Ok(()),
-                Some(RedriveReason::NotSent { id, error, .. }) => Err(Stop::Failed(format!(
-                    "letter {id} could not be sent and is where it was: {}",
-                    chain(&*error)
-                ))),
-                Some(RedriveReason::Queue(error)) => Err(failed(&error)),
-                Some(_) => Err(Stop::Failed("it stopped".to_owned())),
-            }
+            redrive(&place, &filter, how).await
         }
         Command::Purge {
             place,
@@ -107,32 +61,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Stop> {
             yes,
             json,
         } => purge(&place, &filter, yes, json).await,
-    }
-}
-
-/// Where letters are sent back to.
-enum Target {
-    Redis(redis::aio::ConnectionManager),
-    #[cfg(feature = "kafka")]
-    Kafka(seawall_dlq::KafkaRequeue),
-    Nowhere,
-}
-
-async fn target(to: Option<String>, letters: &Letters, dry_run: bool) -> Result<Target, Stop> {
-    match (to, letters) {
-        #[cfg(feature = "kafka")]
-        (Some(url), _) if place::is_kafka(&url) => Ok(Target::Kafka(kafka::back(&url).await?)),
-        #[cfg(not(feature = "kafka"))]
-        (Some(url), _) if place::is_kafka(&url) => Err(place::no_kafka()),
-        (Some(url), _) => Ok(Target::Redis(place::connect(&url).await?)),
-        (None, Letters::Redis { connection, .. }) => Ok(Target::Redis(connection.clone())),
-        #[cfg(feature = "kafka")]
-        (None, Letters::Kafka { url, .. }) => Ok(Target::Kafka(kafka::back(url).await?)),
-        (None, Letters::File(_)) if dry_run => Ok(Target::Nowhere),
-        (None, Letters::File(_)) => Err(Stop::Usage(
-            "letters in a file have no server of their own: say --to redis://host/ or --to kafka://host:9092"
-                .to_owned(),
-        )),
+        Command::Held { group, json } => held::list(&group, json).await,
+        Command::LetGo {
+            group,
+            key,
+            hex,
+            json,
+        } => held::let_go(&group, &key, hex, json).await,
     }
 }
 
@@ -140,12 +75,13 @@ async fn stats(place: &Place, which: &Which, json: bool) -> Result<(), Stop> {
     let letters = place::open(place).await?;
     let filter = filter_of(&letters, which).await?;
     let depth = letters.depth().await.map_err(|error| failed(&error))?;
-    let causes = census(&letters, &filter).await;
-    let causes = causes.map_err(|error| failed(&error))?;
+    let census = census(&letters, &filter).await;
+    let census = census.map_err(|error| failed(&error))?;
     show::say(&match json {
-        true => show::stats_json(&depth, &causes),
-        false => show::stats(&depth, &causes, SystemTime::now()),
-    })
+        true => show::stats_json(&depth, &census),
+        false => show::stats(&depth, &census, SystemTime::now()),
+    })?;
+    all_read(&census.unreadable)
 }
 
 async fn list(place: &Place, which: &Which, limit: u64, json: bool) -> Result<(), Stop> {
@@ -167,10 +103,10 @@ async fn list(place: &Place, which: &Which, limit: u64, json: bool) -> Result<()
             rows.append(&mut page);
         }
     }
-    if json {
-        return Ok(());
+    if !json {
+        show::say(&show::list(&rows, SystemTime::now()))?;
     }
-    show::say(&show::list(&rows, SystemTime::now()))
+    all_read(&pages.unreadable)
 }
 
 async fn show_one(place: &Place, id: LetterId, json: bool) -> Result<(), Stop> {
@@ -178,7 +114,7 @@ async fn show_one(place: &Place, id: LetterId, json: bool) -> Result<(), Stop> {
     match letters.get(id).await.map_err(|error| failed(&error))? {
         Some(letter) if json => show::say(&show::json_line(&letter)),
         Some(letter) => show::say(&show::letter(&letter, SystemTime::now())),
-        None => Err(Stop::Usage(format!(
+        None => Err(Stop::Wrong(format!(
             "there is no letter {id}: `list` shows those that are there"
         ))),
     }
@@ -208,13 +144,14 @@ async fn purge(place: &Place, which: &Which, yes: bool, json: bool) -> Result<()
     show::say(&match json {
         true => format!("{}\n", serde_json::json!({ "purged": purged })),
         false => format!("{purged} letters thrown away\n"),
-    })
+    })?;
+    all_read(&pages.unreadable)
 }
 
 fn confirm(letters: usize, at: &str) -> Result<(), Stop> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return Err(Stop::Usage(format!(
+        return Err(Stop::Wrong(format!(
             "{letters} letters would be lost for good: say --yes where nobody can be asked"
         )));
     }
@@ -227,15 +164,15 @@ fn confirm(letters: usize, at: &str) -> Result<(), Stop> {
     asked
         .and_then(|()| err.flush())
         .and_then(|()| stdin.lock().read_line(&mut answer))
-        .map_err(|error| Stop::failed(&error))?;
+        .map_err(|error| Stop::wrong(&error))?;
     match answer.trim() == letters.to_string() {
         true => Ok(()),
-        false => Err(Stop::Failed("nothing was thrown away".to_owned())),
+        false => Err(Stop::Refused("nothing was thrown away".to_owned())),
     }
 }
 
 /// The filter that is meant. A fingerprint is named by its first digits, as long as they name one.
-async fn filter_of(letters: &Letters, which: &Which) -> Result<Filter, Stop> {
+pub(crate) async fn filter_of(letters: &Letters, which: &Which) -> Result<Filter, Stop> {
     let mut filter = Filter::all();
     if let Some(source) = &which.source {
         filter = filter.source(source.as_str());
@@ -262,38 +199,72 @@ async fn filter_of(letters: &Letters, which: &Which) -> Result<Filter, Stop> {
 }
 
 async fn begins_with(letters: &Letters, digits: &str) -> Result<Fingerprint, Stop> {
-    let causes = census(letters, &Filter::all()).await;
-    let causes = causes.map_err(|error| failed(&error))?;
-    let matching: Vec<_> = causes
+    let census = census(letters, &Filter::all()).await;
+    let census = census.map_err(|error| failed(&error))?;
+    let matching: Vec<_> = { census.causes }
         .iter()
         .map(|cause| cause.fingerprint)
         .filter(|found| found.to_string().starts_with(&digits.to_lowercase()))
         .collect();
     match matching[..] {
         [one] => Ok(one),
-        [] => Err(Stop::Usage(format!(
+        [] => Err(Stop::Wrong(format!(
             "no letter has a fingerprint that begins with `{digits}`: `stats` shows those that are there"
         ))),
-        _ => Err(Stop::Usage(format!(
+        _ => Err(Stop::Wrong(format!(
             "{} fingerprints begin with `{digits}`: say more digits",
             matching.len()
         ))),
     }
 }
 
-fn failed(error: &SinkError) -> Stop {
+/// A queue that failed, and how that is mended.
+pub(crate) fn failed(error: &SinkError) -> Stop {
     match error {
-        SinkError::NotALetter { stream, entry, .. } if entry.contains('@') => {
-            Stop::Failed(format!(
-                "{}: nothing is changed; look at that record (partition@offset) of {stream} with a Kafka consumer",
-                chain(error)
-            ))
-        }
-        SinkError::NotALetter { stream, entry, .. } => Stop::Failed(format!(
-            "{}: see it with XRANGE {stream} {entry} {entry}, take it out with XDEL {stream} {entry}",
+        SinkError::NotALetter { .. } | SinkError::Damaged { .. } => Stop::Wrong(format!(
+            "{}: nothing is changed; {}",
+            chain(error),
+            how_to_see(error)
+        )),
+        SinkError::TimedOut(_) => Stop::Wrong(format!(
+            "{}: see that the server is up and reachable, and try again",
             chain(error)
         )),
-        error => Stop::failed(error),
+        error => Stop::wrong(error),
+    }
+}
+
+/// Names what could not be read, if anything.
+pub(crate) fn all_read(unreadable: &Unreadable) -> Result<(), Stop> {
+    let Some(first) = unreadable.first.first() else {
+        return Ok(());
+    };
+    let named: Vec<String> = unreadable.first.iter().map(|error| chain(error)).collect();
+    let more = match unreadable.entries.saturating_sub(named.len() as u64) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    Err(Stop::Wrong(format!(
+        "{} cannot be read and are left where they are: {}{more}; {}",
+        unreadable.entries,
+        named.join("; "),
+        how_to_see(first)
+    )))
+}
+
+fn how_to_see(error: &SinkError) -> String {
+    match error {
+        SinkError::NotALetter { stream, entry, .. } if entry.starts_with("at byte") => {
+            format!("a later version of this tool may know what is in {stream}")
+        }
+        SinkError::NotALetter { stream, entry, .. } if entry.contains('@') => format!(
+            "look at that record (partition@offset) of {stream} with a Kafka consumer"
+        ),
+        SinkError::NotALetter { stream, entry, .. } => format!(
+            "see it with XRANGE {stream} {entry} {entry}, take it out with XDEL {stream} {entry}"
+        ),
+        _ => "the disk or a program that wrote to the file has changed it: keep a copy before anything else"
+            .to_owned(),
     }
 }
 
@@ -303,6 +274,7 @@ struct Pages<'a> {
     filter: &'a Filter,
     /// `None` when there are no more.
     span: Option<Span>,
+    unreadable: Unreadable,
 }
 
 impl<'a> Pages<'a> {
@@ -311,6 +283,7 @@ impl<'a> Pages<'a> {
             letters,
             filter,
             span: Some(Span::all()),
+            unreadable: Unreadable::default(),
         }
     }
 
@@ -320,6 +293,7 @@ impl<'a> Pages<'a> {
         };
         let page = self.letters.list(self.filter, &span, most).await;
         let page = page.map_err(|error| failed(&error))?;
+        self.unreadable.extend(page.unreadable);
         self.span = page.next.map(|next| Span {
             after: Some(next),
             until: span.until,

@@ -2,9 +2,11 @@
 
 mod args;
 mod commands;
+mod held;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod place;
+mod redrive;
 mod show;
 
 use std::{io::Write, process::ExitCode};
@@ -16,18 +18,18 @@ use args::Args;
 /// Why the tool stopped, in one line.
 #[derive(Debug)]
 enum Stop {
-    /// It was asked for something that cannot be: exit code 2.
-    Usage(String),
-    /// It could not do what it was asked for: exit code 1.
-    Failed(String),
+    /// What was asked for is not done, or not all of it, for something is wrong: exit code 2.
+    Wrong(String),
+    /// Nothing is wrong, and whoever was asked said no: exit code 1.
+    Refused(String),
     /// Whoever read its output has gone.
     Unheard,
 }
 
 impl Stop {
     /// A failure with what lies beneath it.
-    fn failed(error: &dyn std::error::Error) -> Self {
-        Self::Failed(chain(error))
+    fn wrong(error: &dyn std::error::Error) -> Self {
+        Self::Wrong(chain(error))
     }
 }
 
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
                     drop(write!(std::io::stdout(), "{error}"));
                     ExitCode::SUCCESS
                 }
-                _ => stopped(Stop::Usage(args::in_one_line(&error))),
+                _ => stopped(Stop::Wrong(args::in_one_line(&error))),
             };
         }
     };
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
         .build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(args)),
-        Err(error) => Err(Stop::failed(&error)),
+        Err(error) => Err(Stop::wrong(&error)),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,8 +76,8 @@ fn main() -> ExitCode {
 
 fn stopped(stop: Stop) -> ExitCode {
     let (line, code) = match stop {
-        Stop::Usage(line) => (line, 2),
-        Stop::Failed(line) => (line, 1),
+        Stop::Wrong(line) => (line, 2),
+        Stop::Refused(line) => (line, 1),
         Stop::Unheard => return ExitCode::SUCCESS,
     };
     // What cannot be written cannot be told either.

@@ -1,8 +1,11 @@
 //! The queue that is meant.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{
+    Value,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
 use seawall_dlq::{
     Depth, FileSink, Filter, Letter, LetterId, OpenError, Page, Queue, RedisSink, SinkError, Span,
 };
@@ -31,7 +34,7 @@ pub(crate) enum Letters {
 }
 
 /// Whether this names a server rather than a file.
-fn is_url(at: &str) -> bool {
+pub(crate) fn is_url(at: &str) -> bool {
     at.contains("://")
 }
 
@@ -42,7 +45,7 @@ pub(crate) fn is_kafka(at: &str) -> bool {
 
 #[cfg(not(feature = "kafka"))]
 pub(crate) fn no_kafka() -> Stop {
-    Stop::Usage("this tool was built without the feature `kafka`".to_owned())
+    Stop::Wrong("this tool was built without the feature `kafka`".to_owned())
 }
 
 pub(crate) async fn open(place: &args::Place) -> Result<Letters, Stop> {
@@ -54,64 +57,110 @@ pub(crate) async fn open(place: &args::Place) -> Result<Letters, Stop> {
         }),
         #[cfg(not(feature = "kafka"))]
         (_, true) if is_kafka(&place.at) => Err(no_kafka()),
-        (None, true) if is_kafka(&place.at) => Err(Stop::Usage(
+        (None, true) if is_kafka(&place.at) => Err(Stop::Wrong(
             "say which topic: seawall-dlq stats kafka://127.0.0.1:9092 orders.dead".to_owned(),
         )),
         (Some(stream), true) => {
             let connection = connect(&place.at).await?;
+            check_stream(&connection, &place.at, stream).await?;
             let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
-            let mut ask = redis::cmd("TYPE");
-            ask.arg(stream);
-            let kind = client.command(&ask).await;
-            let kind = kind.map_err(|error| Stop::failed(&error))?;
-            match kind {
-                redis::Value::SimpleString(kind) if kind == "stream" => {}
-                redis::Value::SimpleString(kind) if kind == "none" => {
-                    return Err(Stop::Usage(format!(
-                        "there is no stream {stream} at {}: nothing died there yet, or its name is another",
-                        shown(&place.at)
-                    )));
-                }
-                _ => {
-                    return Err(Stop::Usage(format!(
-                        "{stream} at {} is no stream: letters are in one such as {{orders}}.dead",
-                        shown(&place.at)
-                    )));
-                }
-            }
             let sink = RedisSink::try_over(client, stream.as_str());
-            let sink = sink.map_err(|error| Stop::Usage(error.to_string()))?;
+            let sink = sink.map_err(|error| Stop::Wrong(error.to_string()))?;
             Ok(Letters::Redis { sink, connection })
         }
-        (None, true) => Err(Stop::Usage(
+        (None, true) => Err(Stop::Wrong(
             "say which stream: seawall-dlq stats redis://127.0.0.1/ {orders}.dead".to_owned(),
         )),
-        (Some(stream), false) => Err(Stop::Usage(format!(
+        (Some(stream), false) => Err(Stop::Wrong(format!(
             "{} is taken for a file, which has no stream {stream}: a Redis is redis://host/, a Kafka kafka://host:9092",
             place.at
         ))),
         // Opening would make it.
-        (None, false) if !Path::new(&place.at).is_file() => Err(Stop::Usage(format!(
+        (None, false) if !Path::new(&place.at).is_file() => Err(Stop::Wrong(format!(
             "there is no file {}: say the path of a file of letters, or redis://host/ and a stream",
             place.at
         ))),
         (None, false) => match FileSink::open(&place.at).await {
             Ok(sink) => Ok(Letters::File(sink)),
-            Err(OpenError::InUse) => Err(Stop::Failed(format!(
+            Err(OpenError::InUse) => Err(Stop::Wrong(format!(
                 "{} is in use: stop the worker that writes to it first",
                 place.at
             ))),
-            Err(error @ (OpenError::Foreign | OpenError::Version(_))) => {
-                Err(Stop::Usage(format!("{}: {}", place.at, chain(&error))))
-            }
-            Err(error) => Err(Stop::Failed(format!("{}: {}", place.at, chain(&error)))),
+            Err(error) => Err(Stop::Wrong(format!(
+                "{}: {}; {}",
+                place.at,
+                chain(&error),
+                mend(&error)
+            ))),
         },
     }
 }
 
+/// What helps where a file is not opened. It is as it was.
+fn mend(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Foreign => "say the path that a FileSink writes to",
+        OpenError::Version(_) => "use the tool of the version that wrote it",
+        OpenError::Damaged { .. } => {
+            "nothing is changed: keep a copy and bring the file back from a backup, or cut it there and lose what lies behind"
+        }
+        _ => "see that this user may read and write it, its directory and the disk",
+    }
+}
+
+/// A name that is none, or that of something else, is most often a wrong one.
+pub(crate) async fn check_stream(
+    connection: &ConnectionManager,
+    at: &str,
+    stream: &str,
+) -> Result<(), Stop> {
+    let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
+    let mut ask = redis::cmd("TYPE");
+    ask.arg(stream);
+    let kind = client.command(&ask).await;
+    match kind.map_err(|error| Stop::wrong(&error))? {
+        Value::SimpleString(kind) if kind == "stream" => Ok(()),
+        Value::SimpleString(kind) if kind == "none" => Err(Stop::Wrong(format!(
+            "there is no stream {stream} at {}: nothing died there yet, or its name is another",
+            shown(at)
+        ))),
+        _ => Err(Stop::Wrong(format!(
+            "{stream} at {} is no stream: letters are in one such as {{orders}}.dead",
+            shown(at)
+        ))),
+    }
+}
+
+pub(crate) async fn check_group(
+    connection: &ConnectionManager,
+    at: &str,
+    stream: &str,
+    group: &str,
+) -> Result<(), Stop> {
+    let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
+    let mut ask = redis::cmd("XINFO");
+    ask.arg("GROUPS").arg(stream);
+    let groups = client.command(&ask).await;
+    let groups = groups.map_err(|error| Stop::wrong(&error))?;
+    let groups: Vec<HashMap<String, Value>> =
+        redis::from_redis_value(groups).map_err(|error| Stop::wrong(&error))?;
+    let names = groups.iter().filter_map(|group| match group.get("name") {
+        Some(Value::BulkString(name)) => Some(String::from_utf8_lossy(name).into_owned()),
+        _ => None,
+    });
+    let names: Vec<String> = names.collect();
+    if names.iter().any(|name| name == group) {
+        return Ok(());
+    }
+    Err(Stop::Wrong(format!(
+        "there is no group {group} of {stream} at {}: its groups are {names:?}",
+        shown(at)
+    )))
+}
+
 pub(crate) async fn connect(url: &str) -> Result<ConnectionManager, Stop> {
     let client = redis::Client::open(url).map_err(|error| {
-        Stop::Usage(format!(
+        Stop::Wrong(format!(
             "{} is no address of a Redis ({error}): say redis://host:port/",
             shown(url)
         ))
@@ -121,11 +170,17 @@ pub(crate) async fn connect(url: &str) -> Result<ConnectionManager, Stop> {
         .set_connection_timeout(Some(CONNECT_WITHIN))
         .set_response_timeout(Some(CONNECT_WITHIN));
     let connection = client.get_connection_manager_with_config(config).await;
-    connection.map_err(|error| Stop::Failed(format!("{}: {}", shown(url), chain(&error))))
+    connection.map_err(|error| {
+        Stop::Wrong(format!(
+            "no Redis answers at {}: {}; see that it is up and that host, port and password are right",
+            shown(url),
+            chain(&error)
+        ))
+    })
 }
 
 /// An address without the password in it.
-fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => url.to_owned(),

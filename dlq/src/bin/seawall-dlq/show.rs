@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use seawall_dlq::{Cause, Depth, Letter, Summary};
+use seawall_dlq::{Census, Depth, HeldKey, Letter, Summary};
 use serde_json::{Value, json};
 
 use crate::Stop;
@@ -31,16 +31,20 @@ pub(crate) fn progress(text: &str) {
     }
 }
 
-pub(crate) fn stats(depth: &Depth, causes: &[Cause], now: SystemTime) -> String {
+pub(crate) fn stats(depth: &Depth, census: &Census, now: SystemTime) -> String {
     let oldest = depth.oldest.map_or_else(
         || "none".to_owned(),
         |oldest| format!("{} ({} ago)", date(oldest), age(now, oldest)),
     );
     let mut text = format!("letters  {}\noldest   {oldest}\n", depth.letters);
-    if causes.is_empty() {
+    if census.unreadable.entries > 0 {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "unreadable {}", census.unreadable.entries);
+    }
+    if census.causes.is_empty() {
         return text;
     }
-    let rows = causes.iter().map(|cause| {
+    let rows = census.causes.iter().map(|cause| {
         [
             cause.letters.to_string(),
             cause.fingerprint.to_string(),
@@ -66,8 +70,9 @@ pub(crate) fn stats(depth: &Depth, causes: &[Cause], now: SystemTime) -> String 
     text
 }
 
-pub(crate) fn stats_json(depth: &Depth, causes: &[Cause]) -> String {
-    let causes: Vec<Value> = causes
+pub(crate) fn stats_json(depth: &Depth, census: &Census) -> String {
+    let causes: Vec<Value> = census
+        .causes
         .iter()
         .map(|cause| {
             json!({
@@ -81,7 +86,12 @@ pub(crate) fn stats_json(depth: &Depth, causes: &[Cause]) -> String {
         })
         .collect();
     let oldest = depth.oldest.map(millis);
-    let all = json!({ "letters": depth.letters, "oldest_ms": oldest, "causes": causes });
+    let all = json!({
+        "letters": depth.letters,
+        "oldest_ms": oldest,
+        "unreadable": census.unreadable.entries,
+        "causes": causes,
+    });
     format!("{all}\n")
 }
 
@@ -168,8 +178,32 @@ pub(crate) fn redriven_json(summary: &Summary, dry_run: bool) -> String {
         "redriven": summary.redriven,
         "failed": summary.failed,
         "looping": summary.looping,
+        "unreadable": summary.unreadable,
     });
     format!("{all}\n")
+}
+
+pub(crate) fn held(keys: &[HeldKey]) -> String {
+    let rows = keys.iter().map(|key| {
+        [
+            key.behind.to_string(),
+            clean(&key.by.to_string(), 60),
+            bytes(&key.key),
+        ]
+    });
+    let mut text = String::new();
+    table(&mut text, ["BEHIND", "HELD BY", "KEY"], rows);
+    text
+}
+
+pub(crate) fn held_json(key: &HeldKey) -> String {
+    let line = json!({
+        "key": String::from_utf8_lossy(&key.key),
+        "key_hex": hex(&key.key, ""),
+        "by": key.by.to_string(),
+        "behind": key.behind,
+    });
+    format!("{line}\n")
 }
 
 fn table<const N: usize>(
@@ -196,7 +230,7 @@ fn table<const N: usize>(
 }
 
 /// Text from a letter, cut, and without what a terminal would obey.
-fn clean(text: &str, most: usize) -> String {
+pub(crate) fn clean(text: &str, most: usize) -> String {
     let mut clean = String::new();
     for (place, char) in text.chars().enumerate() {
         if place == most {
@@ -216,11 +250,13 @@ fn clean(text: &str, most: usize) -> String {
 fn bytes(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => clean(text, usize::MAX),
-        Err(_) => {
-            let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("hex {}", digits.join(" "))
-        }
+        Err(_) => format!("hex {}", hex(bytes, " ")),
     }
+}
+
+fn hex(bytes: &[u8], between: &str) -> String {
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.join(between)
 }
 
 fn millis(time: SystemTime) -> i64 {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use sha2::{Digest, Sha256};
+
 use crate::{Letter, LetterId, letter::to_millis};
 
 /// One letter in the file. Its payload stays there.
@@ -16,7 +18,8 @@ pub(super) struct Entry {
     pub(super) length: u64,
     /// Tells a repeat from another request that claims the same origin.
     pub(super) request: u64,
-    pub(super) last_failure: i64,
+    /// `None` if the letter cannot be read.
+    pub(super) last_failure: Option<i64>,
 }
 
 /// In both maps the same letters.
@@ -79,7 +82,19 @@ impl Entry {
             offset,
             length,
             request: request_hash(letter),
-            last_failure: to_millis(letter.last_failure),
+            last_failure: Some(to_millis(letter.last_failure)),
+        }
+    }
+
+    /// What is intact and cannot be understood, as a letter of a later version. It has a place and no name.
+    pub(super) fn unreadable(json: &[u8], offset: u64, length: u64) -> Self {
+        let digest: [u8; 32] = Sha256::digest(json).into();
+        Self {
+            id: LetterId::from_bytes(*digest.first_chunk().expect("32 bytes begin with 16")),
+            offset,
+            length,
+            request: 0,
+            last_failure: None,
         }
     }
 }

@@ -36,7 +36,8 @@ const LOOKED_AT: usize = 1000;
 /// A letter is reported as written when it has been synced to disk; letters that are written at the
 /// same time share one sync. After a crash, whatever kind, every letter that was reported is there: a
 /// frame that was torn by the crash is cut off when the file is opened, and **damage to what had been
-/// synced is refused with its place, and nothing touched**.
+/// synced is refused with its place, and nothing touched**. A letter that is intact and cannot be understood, as one of a
+/// later version, is kept, named when letters are listed, and in nobody's way.
 ///
 /// One sink may have a file open at a time: a lock beside it (`<path>.lock`) sees to that. Removed
 /// letters are marked, and the file is rewritten when they take up most of it. In memory each letter
@@ -139,10 +140,11 @@ impl Sink for FileSink {
 impl Queue for FileSink {
     async fn depth(&self) -> Result<Depth, SinkError> {
         let state = self.open.shared.lock();
-        let oldest = state.index.by_sequence.values().next();
+        let mut entries = state.index.by_sequence.values();
+        let oldest = entries.find_map(|entry| entry.last_failure);
         Ok(Depth {
             letters: state.index.len() as u64,
-            oldest: oldest.and_then(|entry| from_millis(entry.last_failure)),
+            oldest: oldest.and_then(from_millis),
             end: (state.index.last > 0).then(|| Cursor::at(state.index.last)),
         })
     }
@@ -160,7 +162,7 @@ impl Queue for FileSink {
                 entries.map(|(&s, &e)| (s, e)).collect::<Vec<_>>(),
             )
         };
-        let filter = filter.clone();
+        let (filter, open) = (filter.clone(), Arc::clone(&self.open));
         blocking(move || {
             let mut page = Page::default();
             let mut last = 0;
@@ -169,9 +171,11 @@ impl Queue for FileSink {
                     page.next = Some(Cursor::at(last));
                     break;
                 }
-                let letter = open_letter(&file, &entry)?;
-                if filter.matches(&letter) {
-                    page.letters.push(letter);
+                match open_letter(&open.path, &file, &entry) {
+                    Ok(letter) if filter.matches(&letter) => page.letters.push(letter),
+                    Ok(_) => {}
+                    Err(error @ SinkError::Io(_)) => return Err(error),
+                    Err(error) => page.unreadable.push(error),
                 }
                 last = sequence;
             }
@@ -191,7 +195,8 @@ impl Queue for FileSink {
         let Some((file, entry)) = found else {
             return Ok(None);
         };
-        blocking(move || open_letter(&file, &entry).map(Some)).await
+        let open = Arc::clone(&self.open);
+        blocking(move || open_letter(&open.path, &file, &entry).map(Some)).await
     }
 
     async fn remove(&self, id: LetterId) -> Result<bool, SinkError> {
@@ -199,12 +204,16 @@ impl Queue for FileSink {
     }
 }
 
-fn open_letter(file: &File, entry: &Entry) -> Result<Letter, SinkError> {
+fn open_letter(path: &Path, file: &File, entry: &Entry) -> Result<Letter, SinkError> {
     let damaged = || SinkError::Damaged {
         offset: entry.offset,
     };
     let json = read_letter(file, entry)?.ok_or_else(damaged)?;
-    Letter::from_json(&json).map_err(|_| damaged())
+    Letter::from_json(&json).map_err(|error| SinkError::NotALetter {
+        stream: path.display().to_string(),
+        entry: format!("at byte {}", entry.offset),
+        source: Arc::new(error),
+    })
 }
 
 async fn blocking<T: Send + 'static>(

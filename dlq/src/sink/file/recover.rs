@@ -12,7 +12,7 @@ use super::{
     frame::{Body, FIRST, HEAD, Head, Header, Mark},
     index::{Entry, Index},
 };
-use crate::{DecodeError, Letter};
+use crate::Letter;
 
 /// Why a file of letters was not opened. The file is as it was.
 #[derive(Debug)]
@@ -28,13 +28,6 @@ pub enum OpenError {
     Damaged {
         /// Where the damage begins, in bytes.
         offset: u64,
-    },
-    /// A letter is intact and cannot be understood, as one of a later version.
-    Unreadable {
-        /// Where the letter lies, in bytes.
-        offset: u64,
-        /// What is wrong with it.
-        source: DecodeError,
     },
     /// Reading or writing failed.
     Io(io::Error),
@@ -60,9 +53,6 @@ impl fmt::Display for OpenError {
             Self::Damaged { offset } => {
                 write!(f, "the file of letters is damaged at byte {offset}")
             }
-            Self::Unreadable { offset, .. } => {
-                write!(f, "the letter at byte {offset} cannot be read")
-            }
             Self::Io(_) => f.write_str("the file of letters cannot be opened"),
         }
     }
@@ -71,7 +61,6 @@ impl fmt::Display for OpenError {
 impl Error for OpenError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Unreadable { source, .. } => Some(source),
             Self::Io(error) => Some(error),
             _ => None,
         }
@@ -118,9 +107,11 @@ pub(super) fn recover(file: &File) -> Result<Recovered, OpenError> {
         let length = (HEAD + head.length()) as u64;
         match opened {
             Body::Letter { sequence, json } => {
-                let letter = Letter::from_json(json)
-                    .map_err(|source| OpenError::Unreadable { offset, source })?;
-                index.insert(sequence, Entry::new(&letter, offset, length));
+                let entry = match Letter::from_json(json) {
+                    Ok(letter) => Entry::new(&letter, offset, length),
+                    Err(_) => Entry::unreadable(json, offset, length),
+                };
+                index.insert(sequence, entry);
             }
             Body::Removed(id) => index.remove(id),
         }

@@ -316,19 +316,13 @@ fn list(
         }
         let end = **end;
         looked_at += entries.len();
-        let foreign = entries
-            .iter()
-            .find(|(_, entry)| matches!(entry, Entry::Foreign));
         let places: Vec<_> = entries.iter().map(|(place, _)| **place).collect();
-        let foreign = foreign.map(|(place, _)| **place);
         for (at, letter) in reader.letters(&places)? {
-            let letter = letter.map_err(|source| not_a_letter(topic, at, source))?;
-            if filter.matches(&letter) {
-                page.letters.push(letter);
+            match letter {
+                Ok(letter) if filter.matches(&letter) => page.letters.push(letter),
+                Ok(_) => {}
+                Err(source) => page.unreadable.push(not_a_letter(topic, at, source)),
             }
-        }
-        if let Some(at) = foreign {
-            return Err(not_a_letter(topic, at, "it cannot be read".into()));
         }
         last = Some(end);
     }

@@ -58,10 +58,12 @@ impl<S: Source> Queue for RedisSink<S> {
                     page.next = after;
                     return Ok(page);
                 }
-                let letter = self.letter(&entry, fields)?;
+                let letter = self.letter(&entry, fields);
                 after = Some(Cursor::new(entry));
-                if filter.matches(&letter) {
-                    page.letters.push(letter);
+                match letter {
+                    Ok(letter) if filter.matches(&letter) => page.letters.push(letter),
+                    Ok(_) => {}
+                    Err(error) => page.unreadable.push(error),
                 }
             }
             looked_at += read;
