@@ -385,7 +385,7 @@ async fn messages_of_one_key_keep_their_order_behind_one_that_is_parked() {
             Ok(())
         }
     });
-    let worker = Worker::start(consumer("ordered").await.ordered_by_key(), work);
+    let worker = Worker::start(consumer("ordered").await.ordered_by_key().pass_dead(), work);
     until(async || done.count() == 60).await;
     worker.end().await;
     let mut by_key = HashMap::<String, Vec<u32>>::new();
@@ -696,6 +696,22 @@ fn delays_that_cannot_be_are_refused_when_built() {
     );
     assert!(consumer().try_delays([]).is_ok());
     assert!(consumer().try_concurrency(0).is_err());
+}
+
+/// In silence they would have gone on without it.
+#[tokio::test]
+async fn an_order_in_which_the_dead_hold_others_back_is_refused_before_anything_is_read() {
+    // Nobody listens there, and nobody is asked.
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", "127.0.0.1:1");
+    let consumer = Consumer::kafka(&config, "orders", "workers").ordered_by_key();
+    let work = handler(&letters(), async |_| Ok(()));
+    match consumer.run(work, std::future::pending()).await {
+        Err(ConsumeError::Config(error)) => {
+            assert!(error.message().contains("pass_dead"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A broker that is killed and comes back: nothing is lost, whatever was on its way.

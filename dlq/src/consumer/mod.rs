@@ -97,6 +97,7 @@ type Writing = Pin<Box<dyn Future<Output = Result<Written, SinkError>> + Send>>;
 pub struct Consumer<B = Usual> {
     source: B,
     limits: Limits,
+    pass_dead: bool,
     poison_after: u32,
     park_up_to: Duration,
     drain_for: Duration,
@@ -113,6 +114,7 @@ impl<B> Consumer<B> {
                 window: 1024,
                 ordered: false,
             },
+            pass_dead: false,
             poison_after: 3,
             park_up_to: Duration::from_secs(30),
             drain_for: Duration::from_secs(30),
@@ -180,7 +182,7 @@ impl<B> Consumer<B> {
     /// On Redis one that is dead holds them as well, until its letter is redriven and the copy done, or until it is [let
     /// go](crate::HeldKeys). Those behind it are set aside beside the stream, as are those behind one that is parked when half the
     /// window is held, so that no key stands in the way of others; each comes back when the one before it is done, behind
-    /// what is in the stream by then. With [`pass_dead`](Consumer::pass_dead), and on Kafka, the dead hold nobody. Give
+    /// what is in the stream by then. With [`pass_dead`](Self::pass_dead) the dead hold nobody; on Kafka nothing else can be had, and it has to be said. Give
     /// the sink of a layer that acknowledges its messages [`holding_keys`](crate::RedisSink::holding_keys), or a crash between the letter and
     /// the next step lets those behind it go on.
     ///
@@ -189,6 +191,13 @@ impl<B> Consumer<B> {
     /// however long.
     pub fn ordered_by_key(mut self) -> Self {
         self.limits.ordered = true;
+        self
+    }
+
+    /// Lets the messages behind a dead one of their key go on without it. Means something only where
+    /// [order is kept](Self::ordered_by_key).
+    pub fn pass_dead(mut self) -> Self {
+        self.pass_dead = true;
         self
     }
 
@@ -255,6 +264,7 @@ impl<B: fmt::Debug> fmt::Debug for Consumer<B> {
         f.debug_struct("Consumer")
             .field("source", &self.source)
             .field("limits", &self.limits)
+            .field("pass_dead", &self.pass_dead)
             .field("poison_after", &self.poison_after)
             .field("park_up_to", &self.park_up_to)
             .field("drain_for", &self.drain_for)

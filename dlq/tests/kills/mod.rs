@@ -452,6 +452,7 @@ impl World {
     /// Kills a child at this step so often, each time at another of them.
     pub async fn kill_at(&mut self, step: Step, times: u64, mended: bool) {
         let redrive = matches!(step, Step::RedriveSent | Step::RedriveRemoved);
+        let began = tokio::time::Instant::now();
         for time in 0..times {
             let at = match step {
                 // More than one window, so that no message is met twice.
@@ -469,6 +470,7 @@ impl World {
                 "too few messages to be killed at {step:?}"
             );
         }
+        eprintln!("{times} kills at {step:?}: {:.1?}", began.elapsed());
     }
 
     /// Runs children until one ends by itself.

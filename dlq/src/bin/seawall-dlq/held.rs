@@ -55,7 +55,7 @@ fn digits(text: &str) -> Result<Vec<u8>, Stop> {
     let wrong =
         || Stop::Wrong("with --hex a key is pairs of hexadecimal digits: 00ff0a".to_owned());
     let digits: Vec<char> = text.chars().collect();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(wrong());
     }
     let pairs = digits.chunks(2).map(|pair| {

@@ -90,6 +90,8 @@ impl Consumer<KafkaSource> {
     ///   first, for as long as [`drain_for`](Self::drain_for), and is committed.
     /// - That a consumer is at work, and how often a suspect was started, lies in the metadata of its commits. A partition that was left
     ///   in order has no suspects.
+    /// - Where [order is kept](Self::ordered_by_key), what is parked holds back those of its key, what is dead does not: that has to be
+    ///   said by [`pass_dead`](Self::pass_dead), and is refused at the start otherwise.
     /// - A record that the log forgot before it was done is an error, [`ConsumeError::Forgotten`].
     ///
     /// ```no_run
@@ -179,8 +181,8 @@ impl Consumer<KafkaSource> {
     ///
     /// # Errors
     ///
-    /// If the brokers cannot be reached at the start, a topic is not there, the log has forgotten what is not done, or access is
-    /// refused.
+    /// If [order is to be kept](Self::ordered_by_key) and the dead are not said to be [passed](Self::pass_dead), the brokers cannot
+    /// be reached at the start, a topic is not there, the log has forgotten what is not done, or access is refused.
     pub async fn run<S, R>(
         self,
         handler: S,
@@ -191,6 +193,13 @@ impl Consumer<KafkaSource> {
         S::Error: Into<BoxError>,
         S::Future: Send,
     {
+        if self.limits.ordered && !self.pass_dead {
+            return Err(ConfigError::new(
+                "on Kafka a dead message does not hold back those of its key, for nothing tells over a crash in which \
+                 order they would go on: say `pass_dead()` if they may go on without it, or read from Redis",
+            )
+            .into());
+        }
         let source = self.source;
         let tiers: Vec<_> = { source.delays.iter() }
             .map(|delay| (*delay, delay::topic(&source.topic, &source.group, *delay)))

@@ -32,7 +32,6 @@ pub struct RedisSource {
     group: String,
     make_stream: bool,
     claim_after: Duration,
-    pass_dead: bool,
 }
 
 /// What a consumer at work knows of its settings.
@@ -66,7 +65,6 @@ impl Consumer<RedisSource> {
             group: group.into(),
             make_stream: false,
             claim_after: Duration::from_secs(30),
-            pass_dead: false,
         };
         Self::over(source, Pause::new())
     }
@@ -74,13 +72,6 @@ impl Consumer<RedisSource> {
     /// Makes the stream where there is none. Without it that is an error, for most often the name is wrong.
     pub fn make_stream(mut self) -> Self {
         self.source.make_stream = true;
-        self
-    }
-
-    /// Lets the messages behind a dead one of their key go on without it. Means something only where
-    /// [order is kept](Self::ordered_by_key).
-    pub fn pass_dead(mut self) -> Self {
-        self.source.pass_dead = true;
         self
     }
 
@@ -140,7 +131,7 @@ impl Consumer<RedisSource> {
             consumer.clone(),
         )?;
         group.join(source.make_stream).await?;
-        let hold_dead = self.limits.ordered && !source.pass_dead;
+        let hold_dead = self.limits.ordered && !self.pass_dead;
         let poison_to = match self.poison_to {
             Some(write) => write,
             None => {
@@ -177,7 +168,6 @@ impl fmt::Debug for RedisSource {
             .field("stream", &self.stream)
             .field("group", &self.group)
             .field("claim_after", &self.claim_after)
-            .field("pass_dead", &self.pass_dead)
             .finish_non_exhaustive()
     }
 }

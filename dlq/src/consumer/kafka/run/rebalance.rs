@@ -1,19 +1,25 @@
 //! Partitions that come and go, and the end of the consumer, when all of them go.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
-use super::{Event, Leaving, Shift, commit::commit, key as place};
+use super::{AGAIN, Event, Leaving, Shift, commit::commit, key as place};
 use crate::{
     BoxError, ConsumeError, Message, Outcome, Totals,
     consumer::kafka::{
-        poll::{Control, Key},
+        poll::{Control, Key, is_final},
         track::Track,
     },
     telemetry,
 };
+
+/// How long the last commit of a partition is tried again.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 impl<S, R> Shift<S>
 where
@@ -131,16 +137,24 @@ where
             let mark = self.tracks.get(key)?.mark(None)?;
             Some((key.clone(), mark))
         });
-        let marks: Vec<_> = marks.collect();
-        let consumer = Arc::clone(&self.member.consumer);
-        let closing = tokio::task::spawn_blocking(move || {
-            commit(&*consumer, marks.iter().map(|(key, mark)| (key, mark)))
-        });
-        if let Err(error) = closing.await.map_err(ConsumeError::lost)? {
-            // Then it looks like a crash: what was done since the last commit is done again.
+        let marks: Arc<[_]> = marks.collect();
+        let until = Instant::now() + CLOSE_WITHIN;
+        loop {
+            let (consumer, marks) = (Arc::clone(&self.member.consumer), Arc::clone(&marks));
+            let closing = tokio::task::spawn_blocking(move || {
+                commit(&*consumer, marks.iter().map(|(key, mark)| (key, mark)))
+            });
+            let Err(error) = closing.await.map_err(ConsumeError::lost)? else {
+                return Ok(());
+            };
             telemetry::unreachable("give back", &error);
+            if Instant::now() + AGAIN >= until || is_final(&error) {
+                // Then it looks like a crash: what was done since the last commit is done again.
+                return Ok(());
+            }
+            // A coordinator that is moving, for one.
+            sleep(AGAIN).await;
         }
-        Ok(())
     }
 
     /// Commits what is done, and leaves everything else in order.
