@@ -97,18 +97,62 @@ impl Cap {
     }
 
     /// Room for one request, or none.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<Admission> {
-        enter(&self.held, self.limit).then(|| Admission(Arc::clone(self)))
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<Room<'_>> {
+        enter(&self.held, self.limit).then(|| Room(self))
+    }
+
+    /// One request less.
+    pub(crate) fn leave(&self) {
+        self.held.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One request's room under the cap, before it is known who keeps it: a ticket, whose lane has the
+/// cap, or an [`Admission`]. Counting one owner more of the cap for each request would cost as much
+/// as the cap does.
+#[derive(Debug)]
+pub(crate) struct Room<'a>(&'a Arc<Cap>);
+
+impl Room<'_> {
+    /// Whoever asks for this gives it back, by [`Cap::leave`].
+    pub(crate) fn hand_over(self) {
+        std::mem::forget(self);
+    }
+
+    pub(crate) fn keep(self) -> Admission {
+        let cap = Arc::clone(self.0);
+        self.hand_over();
+        Admission(Some(cap))
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 
 /// One request's room under the cap.
 #[derive(Debug)]
-pub(crate) struct Admission(Arc<Cap>);
+pub(crate) struct Admission(Option<Arc<Cap>>);
+
+impl Admission {
+    /// Of room that was handed over.
+    pub(crate) fn taken_over(cap: Arc<Cap>) -> Self {
+        Self(Some(cap))
+    }
+
+    /// Whoever asks for this gives it back, by [`Cap::leave`].
+    pub(crate) fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Relaxed);
+        if let Some(cap) = &self.0 {
+            cap.leave();
+        }
     }
 }
 

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::PollSemaphore;
 use tower_service::Service;
 
@@ -44,8 +43,8 @@ pin_project! {
         Held { request: Req, admission: Admission, room: Admission, last: BoxError, pause: Option<Pause> },
         Sent { request: Req },
         Queued { request: Req, places: PollSemaphore, waiting: Waiting<S> },
-        Readying { request: Req, service: S, place: OwnedSemaphorePermit },
-        Calling { #[pin] response: F, place: OwnedSemaphorePermit },
+        Readying { request: Req, service: S },
+        Calling { #[pin] response: F },
         Refreshing { error: BoxError, refresh: Pause },
         Ended,
     }
@@ -114,9 +113,9 @@ where
                 }
                 // ## Sent => (Readying | Queued | refused)
                 StateProj::Sent { .. } => {
-                    let ticket = ticket(this.ticket);
-                    match ticket.lane().enter() {
-                        Entry::Enters(place) => Next::Ready(place),
+                    let ticket = this.ticket.as_mut().expect(SENT);
+                    match ticket.enter() {
+                        Entry::Enters => Next::Ready,
                         Entry::Waits => Next::Queue,
                         Entry::Full => {
                             let error = ticket.queue_full();
@@ -126,7 +125,11 @@ where
                 }
                 // ## Queued => (Readying | failed fast)
                 StateProj::Queued { places, .. } => match places.poll_acquire(cx) {
-                    Poll::Ready(place) => Next::Ready(place.expect("a lane is never closed")),
+                    Poll::Ready(place) => {
+                        let ticket = this.ticket.as_mut().expect(SENT);
+                        ticket.place(place.expect("a lane is never closed"));
+                        Next::Ready
+                    }
                     Poll::Pending => {
                         let ticket = ticket(this.ticket);
                         let patience = this.patience.as_mut();
@@ -231,19 +234,17 @@ where
                     }
                 }
                 (
-                    Next::Ready(place),
+                    Next::Ready,
                     StateOwned::Sent { request } | StateOwned::Queued { request, .. },
                 ) => State::Readying {
                     request,
                     service: ticket(this.ticket).lane().service(),
-                    place,
                 },
                 (
                     Next::Call,
                     StateOwned::Readying {
                         request,
                         mut service,
-                        place,
                     },
                 ) => {
                     this.patience.as_mut().end();
@@ -252,7 +253,6 @@ where
                     }
                     State::Calling {
                         response: service.call(request),
-                        place,
                     }
                 }
                 // The shard never saw it: it may be held, and go to the next primary.
@@ -295,14 +295,16 @@ where
 enum Next {
     Send,
     Queue,
-    Ready(OwnedSemaphorePermit),
+    Ready,
     Call,
     Fail(BoxError, Outcome, Verdict),
     Refresh(BoxError, Pause),
 }
 
+const SENT: &str = "it was sent to a lane";
+
 fn ticket<S>(ticket: &Option<Ticket<S>>) -> &Ticket<S> {
-    ticket.as_ref().expect("it was sent to a lane")
+    ticket.as_ref().expect(SENT)
 }
 
 fn end<S>(ticket: &mut Option<Ticket<S>>, outcome: Outcome, verdict: Verdict) {

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::access::Position;
-use crate::bulkhead::{Admission, Bulkhead, enter};
+use crate::bulkhead::{Admission, Bulkhead, Cap, enter};
 use crate::ewma::PeakEwma;
 use crate::health::{Entrance, Health, Quarantine, Verdict};
 use crate::telemetry::{self, EndpointMeter, Outcome};
@@ -19,6 +19,7 @@ use crate::{BoxError, Endpoint, Refusal, Role, RouteError};
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) bulkhead: Bulkhead,
+    pub(crate) cap: Arc<Cap>,
     pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) peak_ewma: Option<Duration>,
 }
@@ -29,6 +30,8 @@ pub(crate) struct Lane<S> {
     /// What calls are made on are clones of it. Locked for no longer than it takes to clone.
     service: Mutex<S>,
     bulkhead: Bulkhead,
+    /// Of the router: each ticket has room under it.
+    cap: Arc<Cap>,
     places: Arc<Semaphore>,
     queued: AtomicUsize,
     /// Requests that were sent here and have not ended, polled or not: what picking goes by.
@@ -42,8 +45,8 @@ pub(crate) struct Lane<S> {
 
 /// How a request comes in.
 pub(crate) enum Entry {
-    /// At once: this is its place.
-    Enters(OwnedSemaphorePermit),
+    /// At once: the ticket has its place.
+    Enters,
     /// It has to wait, and may.
     Waits,
     /// It has to wait, and too many do.
@@ -60,6 +63,7 @@ impl<S> Lane<S> {
             endpoint,
             service: Mutex::new(service),
             bulkhead,
+            cap: Arc::clone(&rules.cap),
             places: Arc::new(Semaphore::new(bulkhead.concurrency)),
             queued: AtomicUsize::new(0),
             load: AtomicUsize::new(0),
@@ -89,18 +93,6 @@ impl<S> Lane<S> {
     /// How long a request may wait here.
     pub(crate) fn patience(&self) -> Duration {
         self.bulkhead.fail_fast
-    }
-
-    /// The semaphore is fair: while someone waits, no newcomer enters.
-    pub(crate) fn enter(&self) -> Entry {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => Entry::Enters(place),
-            Err(_) if enter(&self.queued, self.bulkhead.queue) => {
-                self.meter.queued(1.0);
-                Entry::Waits
-            }
-            Err(_) => Entry::Full,
-        }
     }
 
     fn leave_queue(&self) {
@@ -203,16 +195,15 @@ pub(crate) struct Ticket<S> {
     called: Option<Instant>,
     outcome: Outcome,
     verdict: Verdict,
-    admission: Option<Admission>,
+    /// Has room under the router's cap.
+    is_admitted: bool,
+    /// Has a place at the endpoint.
+    is_placed: bool,
 }
 
 impl<S> Ticket<S> {
-    pub(crate) fn new(
-        lane: Arc<Lane<S>>,
-        role: Role,
-        is_probe: bool,
-        admission: Admission,
-    ) -> Self {
+    /// For a request whose room under the cap was handed over.
+    pub(crate) fn new(lane: Arc<Lane<S>>, role: Role, is_probe: bool) -> Self {
         lane.load.fetch_add(1, Relaxed);
         lane.meter.started();
         Self {
@@ -222,8 +213,32 @@ impl<S> Ticket<S> {
             called: None,
             outcome: Outcome::Dropped,
             verdict: Verdict::Unknown,
-            admission: Some(admission),
+            is_admitted: true,
+            is_placed: false,
         }
+    }
+
+    /// Takes a place at the endpoint. The semaphore is fair: while someone waits, no newcomer enters.
+    pub(crate) fn enter(&mut self) -> Entry {
+        let lane = &*self.lane;
+        match lane.places.try_acquire() {
+            Ok(place) => {
+                place.forget();
+                self.is_placed = true;
+                Entry::Enters
+            }
+            Err(_) if enter(&lane.queued, lane.bulkhead.queue) => {
+                lane.meter.queued(1.0);
+                Entry::Waits
+            }
+            Err(_) => Entry::Full,
+        }
+    }
+
+    /// Takes the place that it waited for.
+    pub(crate) fn place(&mut self, place: OwnedSemaphorePermit) {
+        place.forget();
+        self.is_placed = true;
     }
 
     /// No place came free, and the queue is full.
@@ -269,7 +284,8 @@ impl<S> Ticket<S> {
     /// The request leaves this lane and stays in the router.
     pub(crate) fn leave(mut self, outcome: Outcome, verdict: Verdict) -> Option<Admission> {
         (self.outcome, self.verdict) = (outcome, verdict);
-        self.admission.take()
+        let was_admitted = std::mem::take(&mut self.is_admitted);
+        was_admitted.then(|| Admission::taken_over(Arc::clone(&self.lane.cap)))
     }
 
     /// What this error, in answer to the call, says of the endpoint.
@@ -284,6 +300,12 @@ impl<S> Ticket<S> {
 
 impl<S> Drop for Ticket<S> {
     fn drop(&mut self) {
+        if self.is_placed {
+            self.lane.places.add_permits(1);
+        }
+        if self.is_admitted {
+            self.lane.cap.leave();
+        }
         self.lane.load.fetch_sub(1, Relaxed);
         if let Some(is_out) = self.lane.health.ended(self.verdict, self.is_probe) {
             self.lane.meter.ejected(is_out);

@@ -54,7 +54,7 @@ where
         S: Service<Req, Error: Into<BoxError>>,
     {
         let core = &self.core;
-        let Some(admission) = core.cap.admit() else {
+        let Some(room) = core.cap.admit() else {
             return refuse(RouteError::Overloaded {
                 cap: core.cap.limit(),
             });
@@ -65,12 +65,12 @@ where
         let table = core.table.load();
         match table.pick(place, access, core.preference()) {
             Ok(pick) => {
-                let ticket =
-                    Ticket::new(Arc::clone(pick.lane), pick.role, pick.is_probe, admission);
+                room.hand_over();
+                let ticket = Ticket::new(Arc::clone(pick.lane), pick.role, pick.is_probe);
                 ResponseFuture::sent(ticket, request, way)
             }
             Err(error) => match way.and_then(|mut way| Some((way.room(&error)?, way))) {
-                Some((room, way)) => ResponseFuture::held(request, admission, room, error, way),
+                Some((held, way)) => ResponseFuture::held(request, room.keep(), held, error, way),
                 None => refuse(error),
             },
         }

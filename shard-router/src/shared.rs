@@ -45,7 +45,9 @@ impl<S: Send + 'static> Core<S> {
         existing: impl Fn(&Endpoint) -> Option<S>,
     ) -> Arc<Self> {
         handle.clone().attach(|topology| {
+            let cap = Arc::new(Cap::new(settings.cap));
             let rules = Rules {
+                cap: Arc::clone(&cap),
                 bulkhead: settings.bulkhead,
                 quarantine: Arc::new(Quarantine::new(settings.ejection.clone())),
                 peak_ewma: settings.preference.peak_ewma,
@@ -59,7 +61,7 @@ impl<S: Send + 'static> Core<S> {
             rules.quarantine.over(table.lanes().count());
             Self {
                 table: ArcSwap::from_pointee(table),
-                cap: Arc::new(Cap::new(settings.cap)),
+                cap,
                 hold: settings
                     .hold
                     .map(|(most, within)| (Arc::new(Cap::new(most)), within)),

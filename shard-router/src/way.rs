@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::bulkhead::Admission;
+use crate::bulkhead::{Admission, Room};
 use crate::lane::Ticket;
 use crate::shared::Core;
 use crate::{Access, BoxError, Place, Refusal, RouteError};
@@ -53,7 +53,7 @@ impl<S> Way<S> {
         let (cap, within) = self.core.hold()?;
         let now = Instant::now();
         let until = *self.until.get_or_insert_with(|| now + within);
-        (now < until).then(|| cap.admit()).flatten()
+        (now < until).then(|| cap.admit()).flatten().map(Room::keep)
     }
 
     /// How long until it may be held no longer.
@@ -81,8 +81,9 @@ impl<S> Way<S> {
         let table = self.core.table.load();
         match table.pick(&self.place, self.access, self.core.preference()) {
             Ok(pick) => {
+                admission.hand_over();
                 let lane = Arc::clone(pick.lane);
-                Ok(Ticket::new(lane, pick.role, pick.is_probe, admission))
+                Ok(Ticket::new(lane, pick.role, pick.is_probe))
             }
             Err(error) => Err((admission, error)),
         }

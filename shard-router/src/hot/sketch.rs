@@ -7,8 +7,9 @@
 /// and more by at most `n / m`; so every key that came more than `n / m` times has a counter.
 ///
 /// Counters are kept in the order of their counts, the greatest first, each field in an array of
-/// its own. One that counts on goes to the front of those that were equal, which a binary search
-/// finds; so nothing else moves.
+/// its own. One that counts on goes to the front of those that were equal; so nothing else moves.
+/// Where those begin that count least is known, since every newcomer takes one of them; for others
+/// a binary search finds it.
 #[derive(Debug)]
 pub(super) struct Sketch {
     counts: Box<[u32]>,
@@ -19,6 +20,8 @@ pub(super) struct Sketch {
     index: Box<[u16]>,
     /// For each counter, where the index names it.
     homes: Box<[u16]>,
+    /// Where the counters begin that count least: `used` where there is none.
+    least: usize,
     used: usize,
     total: u32,
 }
@@ -33,6 +36,12 @@ pub(super) struct Counted {
 
 const EMPTY: u16 = u16::MAX;
 
+/// Of an index: never all in use, even while a newcomer has one before the counter's last owner lost
+/// its own.
+fn buckets(counters: usize) -> usize {
+    (2 * counters).next_power_of_two().max(4)
+}
+
 impl Sketch {
     /// With so many counters: at least one, and fewer than an index can name.
     pub(super) fn new(counters: usize) -> Self {
@@ -40,8 +49,9 @@ impl Sketch {
             counts: vec![0; counters].into(),
             errors: vec![0; counters].into(),
             hashes: vec![0; counters].into(),
-            index: vec![EMPTY; (2 * counters).next_power_of_two()].into(),
+            index: vec![EMPTY; buckets(counters)].into(),
             homes: vec![0; counters].into(),
+            least: 0,
             used: 0,
             total: 0,
         }
@@ -53,7 +63,7 @@ impl Sketch {
 
     /// What it takes of memory.
     pub(super) fn bytes(counters: usize) -> usize {
-        counters * (4 + 4 + 8 + 2) + (2 * counters).next_power_of_two() * 2
+        counters * (4 + 4 + 8 + 2) + buckets(counters) * 2
     }
 
     /// Counts one more, and says how many there were then at most.
@@ -63,32 +73,42 @@ impl Sketch {
         let place = match self.bucket_of(hash) {
             Ok(bucket) => usize::from(self.index[bucket]),
             Err(bucket) if self.used < self.counts.len() => {
+                // It counts nothing yet, and so less than all others.
                 let place = self.used;
+                self.least = place;
                 self.used += 1;
                 self.hashes[place] = hash;
                 self.name(place, bucket);
                 place
             }
-            Err(_) => {
+            Err(bucket) => {
                 // The least counted makes room; the newcomer may have come as often.
                 let place = self.used - 1;
-                self.forget(place);
+                let hole = usize::from(self.homes[place]);
                 self.hashes[place] = hash;
                 self.errors[place] = self.counts[place];
-                let (Ok(bucket) | Err(bucket)) = self.bucket_of(hash);
                 self.name(place, bucket);
+                self.close(hole);
                 place
             }
         };
         let count = self.counts[place];
-        let front = if place == 0 || self.counts[place - 1] > count {
-            place
+        if place >= self.least {
+            let front = self.least;
+            self.swap(front, place);
+            self.counts[front] = count + 1;
+            self.least += 1;
+            if self.least == self.used {
+                let least = self.counts[self.used - 1];
+                self.least = self.counts[..self.used].partition_point(|&other| other > least);
+            }
+        } else if place == 0 || self.counts[place - 1] > count {
+            self.counts[place] = count + 1;
         } else {
             let front = self.counts[..place].partition_point(|&other| other > count);
             self.swap(front, place);
-            front
-        };
-        self.counts[front] = count + 1;
+            self.counts[front] = count + 1;
+        }
         count + 1
     }
 
@@ -105,7 +125,7 @@ impl Sketch {
         self.counts.fill(0);
         self.errors.fill(0);
         self.index.fill(EMPTY);
-        (self.used, self.total) = (0, 0);
+        (self.least, self.used, self.total) = (0, 0, 0);
     }
 
     /// Of two counters of one count.
@@ -137,10 +157,10 @@ impl Sketch {
         }
     }
 
-    /// Takes a counter out of the index; what comes after it moves up to where it would have been.
-    fn forget(&mut self, place: usize) {
+    /// What this bucket of the index names is there no more: what comes after it moves up to where
+    /// it would have been.
+    fn close(&mut self, mut hole: usize) {
         let mask = self.index.len() - 1;
-        let mut hole = usize::from(self.homes[place]);
         let mut bucket = hole;
         loop {
             bucket = (bucket + 1) & mask;
@@ -183,6 +203,8 @@ mod tests {
             let all: Vec<Counted> = sketch.counted().collect();
             assert!(all.is_sorted_by(|a, b| a.count >= b.count));
             assert_eq!(all.iter().map(|c| c.count).sum::<u32>(), sketch.total());
+            let least = all.iter().position(|c| c.count == all[all.len() - 1].count);
+            assert_eq!(least, Some(sketch.least));
             for (place, counted) in all.iter().enumerate() {
                 let bucket = sketch.bucket_of(counted.hash).expect("it is counted");
                 assert_eq!(usize::from(sketch.index[bucket]), place);
