@@ -104,7 +104,7 @@ async fn reads_stay_under_the_lag_bound_and_who_wrote_reads_what_he_wrote() {
 
     // One lags, by less than the bound: plain reads may be stale there, reads by token never are.
     still.pause_replay().await;
-    let (mut stale, mut by_replica) = (0, 0);
+    let (mut stale, mut by_replica, mut broken) = (0, 0, 0);
     for number in 1..=100 {
         let note = format!("note {number}");
         let token = put(&mut router, &here, &note).await.token.unwrap();
@@ -113,11 +113,13 @@ async fn reads_stay_under_the_lag_bound_and_who_wrote_reads_what_he_wrote() {
             reporter.report(&router).await;
         }
         let read = get(&mut router, &here, Access::ReadYourWrites(token)).await;
-        assert_eq!(read.note, Some(note.clone()), "from port {}", read.port);
-        assert_ne!(read.port, ports[0], "it has not applied that");
+        // The one that lags has not applied that.
+        broken += usize::from(read.note.as_ref() != Some(&note) || read.port == ports[0]);
         by_replica += usize::from(read.port == ports[1]);
         stale += usize::from(get(&mut router, &here, Access::Read).await.note != Some(note));
     }
+    println!("figure shard-router/postgres-stale-reads: {broken}");
+    assert_eq!(broken, 0, "who wrote reads what he wrote");
     assert!(
         stale > 0,
         "a replica that lags under the bound serves plain reads"
@@ -193,7 +195,12 @@ async fn a_primary_is_killed_a_replica_promoted_and_the_writes_that_came_meanwhi
     let there = next
         .ask("SELECT count(*) FROM notes WHERE note = 'held'")
         .await;
-    assert_eq!(there, held.to_string(), "each is applied, and once");
+    let there: usize = there.parse().unwrap();
+    println!(
+        "figure shard-router/postgres-failover-lost: {}",
+        held.abs_diff(there)
+    );
+    assert_eq!(there, held, "each is applied, and once");
 
     // The other replica follows the new primary, and serves tokens of its writes.
     let after = put(&mut router, &tenant, "after").await;

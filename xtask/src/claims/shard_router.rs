@@ -98,6 +98,20 @@ pub(super) const CLAIMS: &[Claim] = &[
         "stale_reads",
     ),
     Claim::test(
+        "shard-router/postgres-stale-reads",
+        "nor on PostgreSQL, where one replica has stopped applying",
+        Equals(0.0),
+        "reads_stay_under_the_lag_bound_and_who_wrote_reads_what_he_wrote",
+    )
+    .in_file("postgres"),
+    Claim::test(
+        "shard-router/postgres-failover-lost",
+        "writes that came while a PostgreSQL primary was dead arrive at its successor, each once",
+        Equals(0.0),
+        "a_primary_is_killed_a_replica_promoted_and_the_writes_that_came_meanwhile_arrive",
+    )
+    .in_file("postgres"),
+    Claim::test(
         "shard-router/colliding-keys-spread",
         "a million keys that collide under the plain hash spread over 50 shards under a keyed one: the most over the mean",
         AtMost(1.05),
