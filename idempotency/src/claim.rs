@@ -1,11 +1,8 @@
 //! A claim that is held: kept alive, and brought to its end.
 
-use std::{convert::Infallible, future, pin::pin, sync::Arc};
+use std::{convert::Infallible, future, pin::pin, slice, sync::Arc};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     core::{Core, Pause},
@@ -28,7 +25,7 @@ pub(crate) struct Held<St> {
     renewing: Option<Instant>,
     /// When the last command which the store confirmed was sent; the lease counts from here.
     confirmed: Instant,
-    state: watch::Sender<LeaseState>,
+    state: Lease,
 }
 
 impl<St: Store> Held<St> {
@@ -38,14 +35,13 @@ impl<St: Store> Held<St> {
         current: Pending,
         sent: Instant,
     ) -> Self {
-        let state = watch::Sender::new(LeaseState::Held);
         Self {
             core,
             key,
             current,
             renewing: None,
             confirmed: sent,
-            state,
+            state: Lease::held(),
         }
     }
 
@@ -58,7 +54,7 @@ impl<St: Store> Held<St> {
     }
 
     pub(crate) fn claim(&self) -> Claim {
-        Claim::new(self.current.attempt, Lease::new(self.state.subscribe()))
+        Claim::new(self.current.attempt, self.state.clone())
     }
 
     /// Renews the claim at a third of its lease. Never ends; may be dropped at any point, since
@@ -121,28 +117,28 @@ impl<St: Store> Held<St> {
     }
 
     fn mark(&self, now: LeaseState) {
-        self.state
-            .send_if_modified(|state| std::mem::replace(state, now) != now);
+        self.state.mark(now);
     }
 
     /// Stores the end of the call. Returns what the store made of it once that is known, or `None`
     /// if it will not be. `delayed` is called when the first try fails.
     pub(crate) async fn complete(&self, answer: Answer, delayed: impl FnMut()) -> Option<Swapped> {
-        self.end(Swap::complete(&self.forms(), answer), "complete", delayed)
-            .await
+        let swap = self.with_forms(|forms| Swap::complete(forms, answer));
+        self.end(swap, "complete", delayed).await
     }
 
     /// Gives the claim up: nothing was done.
     pub(crate) async fn release(&self, delayed: impl FnMut()) -> Option<Swapped> {
-        self.end(Swap::release(&self.forms()), "release", delayed)
-            .await
+        let swap = self.with_forms(Swap::release);
+        self.end(swap, "release", delayed).await
     }
 
     /// Each form that the claim may have in the store.
-    fn forms(&self) -> Vec<Pending> {
-        let mut forms = vec![self.current.clone()];
-        forms.extend(self.renewing.map(|_| self.current.beat()));
-        forms
+    fn with_forms(&self, of: impl FnOnce(&[Pending]) -> Swap) -> Swap {
+        match self.renewing {
+            None => of(slice::from_ref(&self.current)),
+            Some(_) => of(&[self.current.clone(), self.current.beat()]),
+        }
     }
 
     async fn end(
@@ -167,7 +163,7 @@ impl<St: Store> Held<St> {
             if Instant::now() >= give_up {
                 return None;
             }
-            pause.wait().await;
+            Box::pin(pause.wait()).await;
         }
     }
 }

@@ -77,35 +77,10 @@ impl<St: Store> Core<St> {
                 Found::Done(answer) => return Ok(Begun::Done(answer)),
                 Found::Mismatch => return Err(Error::Mismatch),
                 Found::Free { attempt } => {
-                    self.take(key, found, mine.after(attempt), Duration::ZERO)
-                        .await?
+                    let take = self.take(key, found, mine.after(attempt), Duration::ZERO);
+                    Box::pin(take).await?
                 }
-                Found::Pending(other) => {
-                    let Some(remaining) = self.store.remaining(&key).await? else {
-                        continue;
-                    };
-                    match other.standing(remaining, self.store.steady_for()) {
-                        Standing::Claimed { left } => {
-                            return Err(Error::InFlight {
-                                retry_after: left.min(COME_BACK),
-                            });
-                        }
-                        Standing::Unsure { left } => {
-                            return Err(Error::InFlight { retry_after: left });
-                        }
-                        Standing::Abandoned => match self.rules.abandoned {
-                            Abandoned::Reject => {
-                                return Err(Error::Abandoned {
-                                    attempt: other.attempt,
-                                });
-                            }
-                            Abandoned::Reexecute => {
-                                let mine = mine.after(other.attempt);
-                                self.take(key, found, mine, other.lease()).await?
-                            }
-                        },
-                    }
-                }
+                Found::Pending(other) => Box::pin(self.take_over(key, found, &mine, other)).await?,
             };
             if let Some(held) = next {
                 telemetry::taken(&key, held.attempt());
@@ -115,6 +90,35 @@ impl<St: Store> Core<St> {
         Err(Error::InFlight {
             retry_after: COME_BACK,
         })
+    }
+
+    /// Takes `found`, which is `other`'s claim, if that is abandoned and may be executed again.
+    /// `None`: it is not there any more.
+    async fn take_over(
+        self: &Arc<Self>,
+        key: RecordKey,
+        found: Bytes,
+        mine: &Pending,
+        other: Pending,
+    ) -> Result<Option<Held<St>>, Error> {
+        let Some(remaining) = self.store.remaining(&key).await? else {
+            return Ok(None);
+        };
+        match other.standing(remaining, self.store.steady_for()) {
+            Standing::Claimed { left } => Err(Error::InFlight {
+                retry_after: left.min(COME_BACK),
+            }),
+            Standing::Unsure { left } => Err(Error::InFlight { retry_after: left }),
+            Standing::Abandoned => match self.rules.abandoned {
+                Abandoned::Reject => Err(Error::Abandoned {
+                    attempt: other.attempt,
+                }),
+                Abandoned::Reexecute => {
+                    let mine = mine.after(other.attempt);
+                    self.take(key, found, mine, other.lease()).await
+                }
+            },
+        }
     }
 
     /// Swaps `found`, which nobody holds any more, for `mine`. `None`: somebody else was faster.

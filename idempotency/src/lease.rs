@@ -1,8 +1,14 @@
 //! What a handler is told about its claim.
 
-use std::future;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// The number of an attempt at one key: 1 for the first, and higher for each that follows.
 ///
@@ -31,19 +37,39 @@ pub enum LeaseState {
 ///
 /// The layer renews the claim at a third of its lease for as long as the handler runs; a handler
 /// that is about to do what cannot be undone looks here first.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Lease {
-    state: watch::Receiver<LeaseState>,
+    shared: Arc<Shared>,
 }
 
+/// Made for each call that runs, and changed for hardly any: so no more than a byte and a list of
+/// those who wait.
+#[derive(Default)]
+struct Shared {
+    state: AtomicU8,
+    changed: Notify,
+}
+
+const STATES: [LeaseState; 3] = [LeaseState::Held, LeaseState::Doubtful, LeaseState::Lost];
+
 impl Lease {
-    pub(crate) fn new(state: watch::Receiver<LeaseState>) -> Self {
-        Self { state }
+    pub(crate) fn held() -> Self {
+        Self {
+            shared: Arc::default(),
+        }
+    }
+
+    /// How the claim stands from now on.
+    pub(crate) fn mark(&self, now: LeaseState) {
+        let before = self.shared.state.swap(now as u8, Ordering::AcqRel);
+        if before != now as u8 {
+            self.shared.changed.notify_waiters();
+        }
     }
 
     /// How the claim stands now.
     pub fn state(&self) -> LeaseState {
-        *self.state.borrow()
+        STATES[usize::from(self.shared.state.load(Ordering::Acquire))]
     }
 
     /// Waits until the claim is no longer [`LeaseState::Held`], and says what it is then. It never
@@ -57,18 +83,24 @@ impl Lease {
         self.reaches(|state| state == LeaseState::Lost).await;
     }
 
-    async fn reaches(&mut self, wanted: impl Fn(LeaseState) -> bool) -> LeaseState {
-        // Without its guard, which cannot be sent to another thread.
-        let state = self
-            .state
-            .wait_for(|state| wanted(*state))
-            .await
-            .ok()
-            .map(|state| *state);
-        match state {
-            Some(state) => state,
-            None => future::pending().await,
+    async fn reaches(&self, wanted: impl Fn(LeaseState) -> bool) -> LeaseState {
+        loop {
+            // It sees each change from here on, so none falls between the look and the wait.
+            let changed = self.shared.changed.notified();
+            let state = self.state();
+            if wanted(state) {
+                return state;
+            }
+            changed.await;
         }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("state", &self.state())
+            .finish()
     }
 }
 

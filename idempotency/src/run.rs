@@ -5,12 +5,12 @@ use std::{
     future::{Future, poll_fn},
     mem,
     panic::{self, AssertUnwindSafe},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -39,11 +39,15 @@ pub(crate) struct Job<St, S, Req, X> {
     pub(crate) core: Arc<Core<St>>,
     /// The instance that was readied.
     pub(crate) service: S,
-    pub(crate) request: Req,
+    /// Until it is executed.
+    pub(crate) request: Option<Req>,
     pub(crate) key: RecordKey,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) exchange: X,
 }
+
+/// A wait that nobody lives to see the end of.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 type Reply<Out, Err> = oneshot::Sender<Result<Out, Err>>;
 
@@ -78,31 +82,26 @@ where
         ResponseFuture::new(tasks, work, answer, stopped)
     }
 
+    // What a call keeps across an await is what its task is allocated for and copied into. So the job
+    // stays where it is, and whatever is only needed when something has to wait is boxed then.
     async fn run(mut self, mut reply: Reply<X::Out, X::Err>) {
+        if reply.is_closed() {
+            return;
+        }
         let give_up = match self.core.rules.in_flight {
             InFlight::Reject => None,
-            InFlight::Wait(longest) => Instant::now().checked_add(longest),
+            InFlight::Wait(longest) => Some(Instant::now() + longest.min(FOR_EVER)),
         };
         let mut readied = true;
-        let mut pause = Duration::from_millis(5);
-        let begun = loop {
-            if reply.is_closed() {
-                return;
-            }
-            match self.core.begin(self.key, self.fingerprint).await {
-                Err(Error::InFlight { .. }) if let Some(left) = give_up.and_then(until) => {
-                    // Nobody waits with a place in the inner service in its hands.
-                    if mem::take(&mut readied) {
-                        self.service = self.service.clone();
-                    }
-                    tokio::select! {
-                        () = sleep(pause.min(left)) => {}
-                        () = reply.closed() => return,
-                    }
-                    pause = (pause * 2).min(Duration::from_millis(250));
+        let begun = match (self.core.begin(self.key, self.fingerprint).await, give_up) {
+            (Err(refused @ Error::InFlight { .. }), Some(give_up)) => {
+                let wait = self.wait(refused, give_up, &mut readied, &mut reply);
+                match Box::pin(wait).await {
+                    Some(begun) => begun,
+                    None => return,
                 }
-                begun => break begun,
             }
+            (begun, _) => begun,
         };
         let refused = match begun {
             Ok(Begun::Run(held)) => return self.execute(held, readied, reply).await,
@@ -123,43 +122,87 @@ where
         let _ = reply.send(self.exchange.refuse(refused));
     }
 
-    async fn execute(self, mut held: Held<St>, readied: bool, reply: Reply<X::Out, X::Err>) {
+    /// Begins once the other call has ended, or says what the last try was refused for. `None`: the
+    /// caller has gone.
+    async fn wait(
+        &mut self,
+        mut refused: Error,
+        give_up: Instant,
+        readied: &mut bool,
+        reply: &mut Reply<X::Out, X::Err>,
+    ) -> Option<Result<Begun<St>, Error>> {
+        let mut pause = Duration::from_millis(5);
+        while let Some(left) = until(give_up) {
+            // Nobody waits with a place in the inner service in its hands.
+            if mem::take(readied) {
+                self.service = self.service.clone();
+            }
+            tokio::select! {
+                () = sleep(pause.min(left)) => {}
+                () = reply.closed() => return None,
+            }
+            pause = (pause * 2).min(Duration::from_millis(250));
+            if reply.is_closed() {
+                return None;
+            }
+            match self.core.begin(self.key, self.fingerprint).await {
+                Err(again @ Error::InFlight { .. }) => refused = again,
+                begun => return Some(begun),
+            }
+        }
+        Some(Err(refused))
+    }
+
+    async fn execute(&mut self, mut held: Held<St>, readied: bool, reply: Reply<X::Out, X::Err>) {
         let Self {
             core,
-            mut service,
-            mut request,
+            service,
+            request,
             key,
             fingerprint,
-            mut exchange,
+            exchange,
         } = self;
         let lease = core.rules.lease();
+        let mut request = request.take().expect("a call is executed once");
         let called = AtomicBool::new(false);
         let claim = held.claim();
-        let work = async {
-            if !readied {
-                match timeout(lease, poll_fn(|cx| service.poll_ready(cx))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => return Ended::NotBegun(Err(exchange.failed(error))),
-                    Err(_) => {
-                        let error = Error::NotReady { waited: lease };
-                        return Ended::NotBegun(exchange.refuse(error));
+        let ended = {
+            let mut work = pin!(async {
+                if !readied {
+                    let ready = timeout(lease, poll_fn(|cx| service.poll_ready(cx)));
+                    match Box::pin(ready).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return Ended::NotBegun(Err(exchange.failed(error))),
+                        Err(_) => {
+                            let error = Error::NotReady { waited: lease };
+                            return Ended::NotBegun(exchange.refuse(error));
+                        }
                     }
                 }
-            }
-            exchange.stamp(&mut request, &claim);
-            called.store(true, Ordering::Relaxed);
-            match service.call(request).await {
-                Ok(response) => {
-                    let (keep, out) = exchange.capture(response).await;
-                    Ended::Answered(keep, out)
+                exchange.stamp(&mut request, &claim);
+                called.store(true, Ordering::Relaxed);
+                match service.call(request).await {
+                    Ok(response) => {
+                        let (keep, out) = exchange.capture(response).await;
+                        Ended::Answered(keep, out)
+                    }
+                    Err(error) => Ended::Failed(exchange.failed(error)),
                 }
-                Err(error) => Ended::Failed(exchange.failed(error)),
-            }
-        };
-        let ended = tokio::select! {
-            biased;
-            ended = caught(work) => ended,
-            never = held.keep() => match never {},
+            });
+            let (mut held, mut keeping) = (Some(&mut held), None);
+            poll_fn(|cx| {
+                if let Poll::Ready(ended) = caught(work.as_mut(), cx) {
+                    return Poll::Ready(ended);
+                }
+                // The claim is kept for as long as the work has to wait.
+                let keeping = keeping
+                    .get_or_insert_with(|| Box::pin(held.take().expect("it is kept once").keep()));
+                match keeping.as_mut().poll(cx) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(never) => match never {},
+                }
+            })
+            .await
         };
         let (keep, out) = match ended {
             Ok(Ended::Answered(keep, out)) => (keep, Ok(out)),
@@ -169,23 +212,17 @@ where
                 Failed::Release => (Keep::Undone, Err(error)),
             },
             Err(message) => {
-                telemetry::panicked(&key, held.attempt());
+                telemetry::panicked(key, held.attempt());
                 let (keep, out) = exchange.panicked(message);
-                (
-                    if called.load(Ordering::Relaxed) {
-                        keep
-                    } else {
-                        Keep::Undone
-                    },
-                    out,
-                )
+                let was_called = called.load(Ordering::Relaxed);
+                (if was_called { keep } else { Keep::Undone }, out)
             }
         };
-        let last = Last {
+        let mut last = Last {
             out: Some(out),
             reply: Some(reply),
         };
-        finish(&core, held, keep, fingerprint, &exchange, last).await;
+        finish(core, &held, keep, *fingerprint, exchange, &mut last).await;
     }
 }
 
@@ -213,11 +250,11 @@ impl<Out, Err> Last<Out, Err> {
 /// Stores the end of a call, and answers it.
 async fn finish<St, Req, Res, E, X>(
     core: &Core<St>,
-    held: Held<St>,
+    held: &Held<St>,
     keep: Keep,
     fingerprint: Fingerprint,
     exchange: &X,
-    mut last: Last<X::Out, X::Err>,
+    last: &mut Last<X::Out, X::Err>,
 ) where
     St: Store,
     X: Exchange<Req, Res, E>,
@@ -233,11 +270,11 @@ async fn finish<St, Req, Res, E, X>(
         Keep::Undone => {
             // Whoever holds the key now, nothing was done here, and the answer says so.
             telemetry::outcome(telemetry::UNDONE);
-            held.release(|| delayed(&mut last)).await;
+            held.release(|| delayed(last)).await;
             return last.send();
         }
     };
-    match held.complete(answer, || delayed(&mut last)).await {
+    match held.complete(answer, || delayed(last)).await {
         Some(Swapped::Applied | Swapped::Already) => {
             telemetry::outcome(telemetry::EXECUTED);
             last.send();
@@ -282,18 +319,16 @@ fn until(end: Instant) -> Option<Duration> {
     (!left.is_zero()).then_some(left)
 }
 
-/// Runs `work`, and turns a panic into its message.
-async fn caught<F: Future>(work: F) -> Result<F::Output, String> {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
-        // After a panic the work is dropped without another look at it.
-        match panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(panic) => Poll::Ready(Err(message(panic.as_ref()))),
-        }
-    })
-    .await
+/// Polls `work`, and turns a panic into its message. After one, it is not to be polled again.
+fn caught<F: Future>(
+    mut work: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, String>> {
+    match panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Err(panic) => Poll::Ready(Err(message(panic.as_ref()))),
+    }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -231,7 +231,7 @@ where
         let next = poll_fn(|cx| body.as_mut().poll_frame(cx));
         let frame = match end {
             None => next.await,
-            Some(end) => match timeout_at(end, next).await {
+            Some(end) => match Box::pin(timeout_at(end, next)).await {
                 Ok(frame) => frame,
                 Err(_) => break (Why::Streaming, None),
             },

@@ -159,7 +159,7 @@ where
             let job = Job {
                 core,
                 service,
-                request: Request::from_parts(parts, whole(body)),
+                request: Some(Request::from_parts(parts, whole(body))),
                 key: record,
                 fingerprint,
                 exchange,

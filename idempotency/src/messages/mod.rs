@@ -261,7 +261,7 @@ where
         let job = Job {
             core: Arc::clone(&self.core),
             service: std::mem::replace(&mut self.inner, fresh),
-            request,
+            request: Some(request),
             key,
             fingerprint,
             exchange: Coded::new(Arc::clone(codec), keyed.stamp.clone(), *max_answer),

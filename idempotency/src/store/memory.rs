@@ -1,7 +1,7 @@
 //! Records of one process.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -41,6 +41,7 @@ pub struct MemoryStore {
 
 struct Shared {
     capacity: usize,
+    made: Instant,
     held: AtomicUsize,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -48,13 +49,21 @@ struct Shared {
 #[derive(Default)]
 struct Shard {
     records: HashMap<RecordKey, Entry>,
-    by_end: BTreeSet<(Instant, RecordKey)>,
+    due: BTreeMap<Span, Vec<RecordKey>>,
 }
 
+/// A record is listed once, in the span of its end or an earlier one: when that is over, it goes or is
+/// listed anew. So a claim that is renewed or completed need not be looked for among millions.
 struct Entry {
     record: Bytes,
     end: Instant,
+    listed: Span,
 }
+
+/// A span of time from when the store was made, by its number.
+type Span = u64;
+
+const SPAN: Duration = Duration::from_millis(256);
 
 impl MemoryStore {
     /// Room for `records` at a time.
@@ -78,6 +87,7 @@ impl MemoryStore {
         Ok(Self {
             shared: Arc::new(Shared {
                 capacity: records,
+                made: Instant::now(),
                 held: AtomicUsize::new(0),
                 shards: std::array::from_fn(|_| Mutex::default()),
             }),
@@ -94,20 +104,45 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    /// The shard of `key`, without what has expired in it.
-    fn shard(&self, key: &RecordKey, now: Instant) -> MutexGuard<'_, Shard> {
-        let mut shard = lock(&self.shared.shards[usize::from(key.as_bytes()[0]) % SHARDS]);
-        self.expire(&mut shard, now);
-        shard
+    fn shard(&self, key: &RecordKey) -> MutexGuard<'_, Shard> {
+        lock(&self.shared.shards[usize::from(key.as_bytes()[0]) % SHARDS])
     }
 
-    fn expire(&self, shard: &mut Shard, now: Instant) {
-        while let Some(&(end, key)) = shard.by_end.first()
-            && end <= now
+    fn span(&self, at: Instant) -> Span {
+        let since = at.saturating_duration_since(self.shared.made);
+        (since.as_millis() / SPAN.as_millis()) as Span
+    }
+
+    /// Lets go of what has expired, but for what expired in the present span if that is not `all`.
+    fn expire(&self, shard: &mut Shard, now: Instant, all: bool) {
+        let present = self.span(now);
+        while let Some(first) = shard.due.first_entry()
+            && (*first.key() < present || all && *first.key() == present)
         {
-            shard.by_end.pop_first();
-            shard.records.remove(&key);
-            self.shared.held.fetch_sub(1, Ordering::Relaxed);
+            let (span, mut keys) = first.remove_entry();
+            keys.retain(|key| {
+                let entry = shard.records.get_mut(key).filter(|e| e.listed == span);
+                let Some(entry) = entry else {
+                    return false;
+                };
+                if entry.end <= now {
+                    shard.records.remove(key);
+                    self.shared.held.fetch_sub(1, Ordering::Relaxed);
+                    return false;
+                }
+                entry.listed = self.span(entry.end);
+                if entry.listed > span {
+                    shard.due.entry(entry.listed).or_default().push(*key);
+                    return false;
+                }
+                true
+            });
+            if span == present {
+                if !keys.is_empty() {
+                    shard.due.insert(span, keys);
+                }
+                break;
+            }
         }
     }
 
@@ -131,9 +166,9 @@ impl MemoryStore {
         now: Instant,
     ) -> Result<Option<Bytes>, StoreError> {
         if !self.admit() {
-            // The room may be taken by what has expired in other shards.
+            // The room may be taken by what has expired, here or in other shards.
             for shard in &self.shared.shards {
-                self.expire(&mut lock(shard), now);
+                self.expire(&mut lock(shard), now, true);
             }
             if !self.admit() {
                 return Err(StoreError::Full {
@@ -141,15 +176,26 @@ impl MemoryStore {
                 });
             }
         }
-        let mut shard = self.shard(key, now);
-        if let Some(entry) = shard.records.get(key) {
+        let mut shard = self.shard(key);
+        self.expire(&mut shard, now, false);
+        if let Some(entry) = shard.live(key, now) {
             // Another call was faster while the shard was not locked.
+            let found = entry.record.clone();
             self.shared.held.fetch_sub(1, Ordering::Relaxed);
-            return Ok(Some(entry.record.clone()));
+            return Ok(Some(found));
         }
         let end = now + keep_for;
-        shard.records.insert(*key, Entry { record, end });
-        shard.by_end.insert((end, *key));
+        let listed = self.span(end);
+        let entry = Entry {
+            record,
+            end,
+            listed,
+        };
+        if shard.records.insert(*key, entry).is_some() {
+            // One that had expired: its place in a list counts no more.
+            self.shared.held.fetch_sub(1, Ordering::Relaxed);
+        }
+        shard.due.entry(listed).or_default().push(*key);
         Ok(None)
     }
 
@@ -161,9 +207,8 @@ impl MemoryStore {
     ) -> Result<Option<Bytes>, StoreError> {
         let now = Instant::now();
         let found = self
-            .shard(key, now)
-            .records
-            .get(key)
+            .shard(key)
+            .live(key, now)
             .map(|entry| entry.record.clone());
         match found {
             Some(found) => Ok(Some(found)),
@@ -174,9 +219,8 @@ impl MemoryStore {
     fn swap_now(&self, key: &RecordKey, swap: &Swap) -> Result<Swapped, StoreError> {
         let now = Instant::now();
         loop {
-            let mut shard = self.shard(key, now);
-            let Shard { records, by_end } = &mut *shard;
-            let Some(entry) = records.get_mut(key) else {
+            let mut shard = self.shard(key);
+            let Some(entry) = shard.live(key, now) else {
                 drop(shard);
                 let swapped = swap.judge(None);
                 if swapped == Swapped::Applied
@@ -190,15 +234,23 @@ impl MemoryStore {
             };
             let swapped = swap.judge(Some(&entry.record));
             if swapped == Swapped::Applied {
-                by_end.remove(&(entry.end, *key));
-                *entry = Entry {
-                    record: swap.to().clone(),
-                    end: now + swap.keep_for(),
-                };
-                by_end.insert((entry.end, *key));
+                entry.record = swap.to().clone();
+                entry.end = now + swap.keep_for();
+                let span = self.span(entry.end);
+                if span < entry.listed {
+                    entry.listed = span;
+                    shard.due.entry(span).or_default().push(*key);
+                }
             }
             return Ok(swapped);
         }
+    }
+}
+
+impl Shard {
+    /// The record of this key, unless it has expired.
+    fn live(&mut self, key: &RecordKey, now: Instant) -> Option<&mut Entry> {
+        self.records.get_mut(key).filter(|entry| now < entry.end)
     }
 }
 
@@ -214,11 +266,7 @@ impl Store for MemoryStore {
 
     async fn remaining(&self, key: &RecordKey) -> Result<Option<Duration>, StoreError> {
         let now = Instant::now();
-        Ok(self
-            .shard(key, now)
-            .records
-            .get(key)
-            .map(|entry| entry.end - now))
+        Ok(self.shard(key).live(key, now).map(|entry| entry.end - now))
     }
 
     async fn swap(&self, key: &RecordKey, swap: &Swap) -> Result<Swapped, StoreError> {
