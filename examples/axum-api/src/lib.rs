@@ -2,7 +2,7 @@
 //!
 //! - `POST /login` with `{"user", "password"}`: five wrong passwords a minute for each client, and as many right
 //!   ones as it likes.
-//! - `GET /orders`: ten a second for each client and 100 a minute for each user, or 1,000 for one who pays.
+//! - `/orders`: ten a second for each client and 100 a minute for each user, or 1,000 for one who pays.
 //! - `POST /orders` with `{"article", "number"}`, an `Authorization` and an `Idempotency-Key`: sent again, it is
 //!   answered again and makes no second order.
 //! - `PUT /admin/quota/{rule}` with `{"limit", "seconds"}`, `POST /admin/block/{user}`: for operators, and
@@ -66,18 +66,18 @@ pub fn app() -> Router {
         });
 
     Router::new()
-        .route(
-            "/orders",
-            get(list_orders).layer(ServiceBuilder::new().layer(orders)),
-        )
-        .route(
-            "/login",
-            post(log_in).layer(ServiceBuilder::new().layer(logins)),
-        )
+        .route("/orders", get(list_orders))
         .merge(shop::routes(
             seawall_idempotency::MemoryStore::with_capacity(100_000),
             shop::Books::default(),
         ))
+        // Of all routes so far: one limit for reading and making orders, and a flood is refused before
+        // it claims a key.
+        .layer(ServiceBuilder::new().layer(orders))
+        .route(
+            "/login",
+            post(log_in).layer(ServiceBuilder::new().layer(logins)),
+        )
         .nest("/admin", admin(quotas, operated, top))
 }
 

@@ -137,3 +137,17 @@ async fn only_wrong_passwords_count() {
     assert_eq!(api.log_in("guess").await, 429);
     assert_eq!(api.log_in("sesame").await, 429);
 }
+
+#[tokio::test]
+async fn making_orders_counts_as_reading_them_does_and_what_is_refused_claims_no_key() {
+    let api = Api::start().await;
+    let headers = "x-user: eve\r\nx-plan: closed\r\nauthorization: Bearer eve\r\nidempotency-key: \"one\"\r\n";
+    let order = r#"{"article":"tea","number":2}"#;
+    assert_eq!(api.send("POST /orders", headers, order).await.status, 403);
+    // Under the same key, once it may: it is the first that anybody heard of it.
+    let headers = headers.replace("closed", "paid");
+    let made = api.send("POST /orders", &headers, order).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert!(!made.head.to_lowercase().contains("idempotency-replayed"));
+    assert!(made.head.to_lowercase().contains("x-ratelimit-"));
+}
