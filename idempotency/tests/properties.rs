@@ -4,20 +4,23 @@
 //! - no bytes make the reader panic, and damaged ones are not taken for a record;
 //! - a swap that was applied is known when it comes again, and anything else is left alone;
 //! - attempts and heartbeats give records that differ;
-//! - a claim is only ever abandoned at the end of its lease.
+//! - a claim is only ever abandoned at the end of its lease;
+//! - a store in memory holds what lives, and has room as long as less does than it has room for.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use seawall_idempotency::{
-    Fingerprint, Key, RecordError, RecordKey,
+    Fingerprint, Key, MemoryStore, RecordError, RecordKey, Store, StoreError,
     record::{
         self, Answer, Completed, Found, Owner, Packed, Pending, Record, Standing, Swap, Swapped,
         Why,
     },
 };
+use tokio::time::Instant;
 
 fn pending() -> impl Strategy<Value = Pending> {
     let numbers = (1..u64::MAX, 3..u64::MAX, any::<u64>(), any::<u64>());
@@ -187,4 +190,72 @@ proptest! {
 fn owners_are_never_the_same() {
     let owners: std::collections::HashSet<_> = (0..1_000).map(|_| Owner::fresh()).collect();
     assert_eq!(owners.len(), 1_000);
+}
+
+/// One step of the store's test below: of which key, how long it is kept, and what is done.
+type Step = (u8, u16, u8);
+
+proptest! {
+    /// Against a map without a bound, cleared of what has expired: the same answers; room whenever
+    /// fewer live than there is room for, and never for more.
+    #[test]
+    fn the_store_in_memory_holds_what_lives_and_finds_room_for_no_more(
+        steps in proptest::collection::vec(any::<Step>(), 1..200),
+    ) {
+        const ROOM: usize = 4;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let store = MemoryStore::with_capacity(ROOM);
+            let mut model = HashMap::<RecordKey, (Bytes, Instant)>::new();
+            for (key, keep_for, what) in steps {
+                let key = RecordKey::new(None, &Key::from(u64::from(key % 7)));
+                // From less than a span to some dozens of them.
+                let keep_for = Duration::from_millis(u64::from(keep_for) / 4 + 1);
+                let now = Instant::now();
+                model.retain(|_, (_, end)| now < *end);
+                let found = model.get(&key).map(|(record, _)| record.clone());
+                let room = found.is_some() || model.len() < ROOM;
+                match what % 4 {
+                    0 | 1 => {
+                        let mine = Pending::first(Fingerprint::NONE, keep_for, keep_for).encode();
+                        match store.claim(&key, mine.clone(), keep_for).await {
+                            Ok(there) => {
+                                assert_eq!(there, found);
+                                assert!(room);
+                                model.entry(key).or_insert((mine, now + keep_for));
+                            }
+                            Err(StoreError::Full { .. }) => assert!(!room),
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    2 => {
+                        let from = found.clone().unwrap_or_default();
+                        let to = Record::Released { attempt: 1 };
+                        let swap = Swap::replace(from, &to, keep_for);
+                        let swapped = store.swap(&key, &swap).await.unwrap();
+                        match &found {
+                            None => assert_eq!(swapped, Swapped::Lost(None)),
+                            Some(found) if found == swap.to() => {
+                                assert_eq!(swapped, Swapped::Already);
+                            }
+                            Some(_) => {
+                                assert_eq!(swapped, Swapped::Applied);
+                                model.insert(key, (swap.to().clone(), now + keep_for));
+                            }
+                        }
+                    }
+                    _ => tokio::time::advance(keep_for / 4).await,
+                }
+                let now = Instant::now();
+                model.retain(|_, (_, end)| now < *end);
+                let left = model.get(&key).map(|(_, end)| *end - now);
+                assert_eq!(store.remaining(&key).await.unwrap(), left);
+                assert!(model.len() <= store.len() && store.len() <= ROOM);
+            }
+        });
+    }
 }
