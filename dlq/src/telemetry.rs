@@ -4,7 +4,10 @@
 //! `seawall_dlq_redriven_total`, `seawall_dlq_not_redriven_total`, the gauges `seawall_dlq_depth`, `seawall_dlq_oldest_seconds` and
 //! `seawall_dlq_alert` (1 while raised), and of the consumer `seawall_dlq_messages_total` with the label
 //! `ended` (`done`, `dead`, `parked`, `failed`), `seawall_dlq_suspects_total`,
-//! `seawall_dlq_condemned_total`, `seawall_dlq_set_aside_total` and `seawall_dlq_delayed_back_total`.
+//! `seawall_dlq_condemned_total`, `seawall_dlq_set_aside_total` and `seawall_dlq_delayed_back_total`; of a flood guard
+//! `seawall_dlq_flooded_total`. No label is made of a key, an id, a stream or an error.
+//!
+//! Spans: each message is handled in `message`, with its stream, its id and how often it was parked; keys and payloads are in none.
 
 use crate::{LetterId, SinkError, Written};
 
@@ -50,6 +53,15 @@ pub(crate) fn unreadable(error: &SinkError) {
     #[cfg(feature = "tracing")]
     tracing::warn!(%error, "letter cannot be read");
     let _ = error;
+}
+
+/// A flood guard refused a letter.
+pub(crate) fn flooded(retry_in: std::time::Duration) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(?retry_in, "a flood of dead letters: one was refused");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("seawall_dlq_flooded_total").increment(1);
+    let _ = retry_in;
 }
 
 /// A sink holds so many letters now.
@@ -106,7 +118,29 @@ pub(crate) use consumer::*;
 
 #[cfg(any(feature = "redis", feature = "kafka"))]
 mod consumer {
-    use crate::BoxError;
+    use crate::{BoxError, Message};
+
+    /// The span of a message.
+    #[derive(Debug)]
+    pub(crate) struct Span(#[cfg(feature = "tracing")] tracing::Span);
+
+    impl Span {
+        pub(crate) fn of(message: &Message) -> Self {
+            let (stream, id, parked) = (&*message.stream, &*message.id, message.parked);
+            let _ = (stream, id, parked);
+            Self(
+                #[cfg(feature = "tracing")]
+                tracing::info_span!("message", stream, id, parked),
+            )
+        }
+
+        /// The work in this span, each time it is polled.
+        pub(crate) fn around<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+            #[cfg(feature = "tracing")]
+            let work = tracing::Instrument::instrument(work, self.0);
+            work
+        }
+    }
 
     /// A message was handled: `done`, `dead`, `parked` or `failed`.
     pub(crate) fn ended(id: &str, how: &'static str, error: Option<&BoxError>) {

@@ -8,7 +8,7 @@ use std::{
 use tower_service::Service;
 
 use super::WriteLetter;
-use crate::{BoxError, Failure, Letter, Message, Outcome, Parked};
+use crate::{BoxError, Failure, Letter, Message, Outcome, Parked, telemetry};
 
 /// How a message ended.
 pub(super) enum End {
@@ -38,10 +38,11 @@ where
     S: Service<Message, Response: Ended>,
     S::Error: Into<BoxError>,
 {
-    let handled = async {
+    let span = telemetry::Span::of(&message);
+    let handled = span.around(async {
         poll_fn(|cx| handler.poll_ready(cx)).await?;
         handler.call(message).await
-    };
+    });
     match handled.await.map_err(Into::into) {
         Ok(outcome) => outcome.end(),
         Err(error) => match Parked::find(&error) {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     ConfigError, Depth, Filter, Letter, LetterId, Page, Queue, Sink, SinkError, Span, Written,
-    error::in_code,
+    error::in_code, telemetry,
 };
 
 /// Takes at most so many new letters in any window of time; more are refused with
@@ -116,6 +116,7 @@ impl<S: Sink> Sink for FloodGuard<S> {
     async fn write(&self, letter: Letter) -> Result<Written, SinkError> {
         let now = Instant::now();
         if let Err(retry_in) = self.admit(now) {
+            telemetry::flooded(retry_in);
             return Err(SinkError::Flooded { retry_in });
         }
         // Dropped here the place stays taken: the letter may have been written.
