@@ -101,6 +101,8 @@
 //! - `file`: `FileSink`, checksummed and synced before the answer (Unix).
 //! - `redis`: `RedisSink`, letters in a stream of Redis; `Consumer`, a whole worker on Redis Streams;
 //!   `Requeue`, the way back for a redrive.
+//! - `cluster`: `Consumer::redis_cluster`, messages on a Redis Cluster. Sinks, redrives and held keys take connections to a cluster
+//!   without it.
 //! - `kafka`: `KafkaSink`, letters in a topic of Kafka; `KafkaRequeue`, the way back into their partitions. It builds
 //!   librdkafka: a C compiler and make are needed. TLS, SASL and zstd are features of `rdkafka` for you to switch on.
 //! - `cli`: the command line tool `seawall-dlq`.

@@ -218,6 +218,20 @@ pub(super) const CLAIMS: &[Claim] = &[
     )
     .in_file("held"),
     Claim::test(
+        "dlq/slot-moves-lost",
+        "on a Redis Cluster no message is lost while the slot of its stream moves from server to server",
+        Equals(0.0),
+        "a_slot_that_moves_while_it_works_costs_nothing",
+    )
+    .in_file("cluster"),
+    Claim::test(
+        "dlq/failover-lost",
+        "nor when the primary is killed and a replica that had it takes over",
+        Equals(0.0),
+        "a_primary_that_dies_while_it_works_costs_none_of_what_its_replica_had",
+    )
+    .in_file("cluster"),
+    Claim::test(
         "dlq/redis-sink-down-acknowledged",
         "with the sink frozen, killed and started again no failing message is acknowledged meanwhile",
         Equals(0.0),

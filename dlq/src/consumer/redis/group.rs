@@ -3,16 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, RedisError, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
-};
+use ::redis::{Cmd, ErrorKind, RedisError, Value};
 use bytes::Bytes;
 use seawall_redis::{Breaker, Client, Error, Script, Shared};
 
 use super::{
     entry,
     held::{Names, origin_of},
+    link::{Link, Server},
     scripts::{
         CLAIM_IN_ORDER, DELAY, HOLD, MOVE, READ_ALONE, SETTLE, SETTLE_IN_ORDER, START, SWEEP,
     },
@@ -35,8 +33,8 @@ const MOST_FIELDS: usize = 1000;
 /// A consumer's place in a group.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
-    client: Client<Shared<ConnectionManager>>,
-    reading: ::redis::Client,
+    client: Client<Shared<Link>>,
+    server: Server,
     place: Arc<Place>,
 }
 
@@ -121,33 +119,28 @@ impl Settlement {
 }
 
 /// The connection of reads, which are blocked on the server. It goes into each read and comes back.
-pub(super) type Reading = Option<MultiplexedConnection>;
+pub(super) type Reading = Option<Link>;
 
 impl Group {
-    pub(super) fn new(
-        client: &::redis::Client,
+    pub(super) async fn new(
+        server: &Server,
         stream: &str,
         group: &str,
         consumer: String,
     ) -> Result<Self, ConsumeError> {
         let place = Place::new(stream, group, consumer)?;
-        let config = ConnectionManagerConfig::new()
-            .set_max_delay(Duration::from_millis(500))
-            .set_response_timeout(Some(DEADLINE));
-        let connection = client
-            .get_connection_manager_lazy(config)
-            .map_err(ConsumeError::from)?;
+        let connection = server.lasting(DEADLINE).await?;
         Ok(Self {
             // Nothing gets better by not asking: what fails is asked again after a pause.
             client: Client::shared(connection)
                 .deadline(DEADLINE)
                 .breaker(Breaker::never()),
-            reading: client.clone(),
+            server: server.clone(),
             place: Arc::new(place),
         })
     }
 
-    pub(super) fn client(&self) -> Client<Shared<ConnectionManager>> {
+    pub(super) fn client(&self) -> Client<Shared<Link>> {
         self.client.clone()
     }
 
@@ -177,19 +170,10 @@ impl Group {
     ) -> (Reading, Result<Vec<Message>, RedisError>) {
         let mut connection = match connection {
             Some(connection) => connection,
-            None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(DEADLINE))
-                    .set_response_timeout(Some(BLOCK + READ_SLACK));
-                match self
-                    .reading
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await
-                {
-                    Ok(connection) => connection,
-                    Err(error) => return (None, Err(error)),
-                }
-            }
+            None => match self.server.blocking(DEADLINE, BLOCK + READ_SLACK).await {
+                Ok(connection) => connection,
+                Err(error) => return (None, Err(error)),
+            },
         };
         let mut read = Cmd::new();
         read.arg("XREADGROUP").arg("GROUP").arg(&self.place.group);
@@ -199,7 +183,23 @@ impl Group {
         match read.query_async::<Value>(&mut connection).await {
             Ok(answer) => (Some(connection), Ok(self.messages(answer))),
             // What it left on the connection is not worth knowing.
-            Err(error) => (None, Err(error)),
+            Err(error) => (None, Err(self.as_it_is(error).await)),
+        }
+    }
+
+    /// A read that waits is told that its group is gone when the stream moves to another server of a cluster. Whether that is
+    /// so is known to who has the stream now.
+    pub(super) async fn as_it_is(&self, error: RedisError) -> RedisError {
+        if error.code() != Some("NOGROUP") {
+            return error;
+        }
+        let mut ask = Cmd::new();
+        ask.arg("XINFO").arg("CONSUMERS").arg(&*self.place.stream);
+        ask.arg(&self.place.group);
+        match self.client.command(&ask).await {
+            Ok(_) => (ErrorKind::Io, "the stream has moved").into(),
+            Err(Error::Redis(error)) => error,
+            Err(_) => (ErrorKind::Io, "the stream cannot be found for now").into(),
         }
     }
 

@@ -3,6 +3,7 @@
 mod entry;
 mod group;
 pub(super) mod held;
+mod link;
 pub(super) mod requeue;
 mod run;
 mod scripts;
@@ -19,7 +20,7 @@ use std::{
 
 use tower_service::Service;
 
-use self::{group::Group, run::Shift};
+use self::{group::Group, link::Server, run::Shift};
 use super::{Consumer, Pause, WriteLetter, boxed, desk::Limits};
 use crate::{
     BoxError, ConfigError, ConsumeError, Message, Outcome, RedisSink, Totals, error::in_code, names,
@@ -27,7 +28,7 @@ use crate::{
 
 /// A stream of Redis, as one of a consumer group reads it: see [`Consumer::redis`].
 pub struct RedisSource {
-    client: ::redis::Client,
+    server: Server,
     stream: String,
     group: String,
     make_stream: bool,
@@ -59,10 +60,32 @@ impl Consumer<RedisSource> {
         stream: impl Into<String>,
         group: impl Into<String>,
     ) -> Self {
+        Self::of(Server::One(client.clone()), stream.into(), group.into())
+    }
+
+    /// The same of a stream on a Redis Cluster. All that belongs to it lies in the slot of the stream, and letters do if
+    /// they are named for it: `{orders}.dead` for `{orders}`.
+    ///
+    /// A slot that moves and a replica that takes over are waited for. What the replica did not have yet is lost with its
+    /// primary, as ever in a cluster: what was acknowledged there may be handled again, and a message that was just added is gone.
+    #[cfg(feature = "cluster")]
+    pub fn redis_cluster(
+        client: &::redis::cluster::ClusterClient,
+        stream: impl Into<String>,
+        group: impl Into<String>,
+    ) -> Self {
+        Self::of(
+            Server::Cluster(Box::new(client.clone())),
+            stream.into(),
+            group.into(),
+        )
+    }
+
+    fn of(server: Server, stream: String, group: String) -> Self {
         let source = RedisSource {
-            client: client.clone(),
-            stream: stream.into(),
-            group: group.into(),
+            server,
+            stream,
+            group,
             make_stream: false,
             claim_after: Duration::from_secs(30),
         };
@@ -125,11 +148,12 @@ impl Consumer<RedisSource> {
         let consumer = name();
         let source = self.source;
         let group = Group::new(
-            &source.client,
+            &source.server,
             &source.stream,
             &source.group,
             consumer.clone(),
-        )?;
+        )
+        .await?;
         group.join(source.make_stream).await?;
         let hold_dead = self.limits.ordered && !self.pass_dead;
         let poison_to = match self.poison_to {
@@ -152,7 +176,8 @@ impl Consumer<RedisSource> {
             pause: self.pause,
             hold_dead,
         };
-        Shift::new(settings, group, handler).run(shutdown).await
+        // Large, and moved with whatever it becomes a part of.
+        Box::pin(Shift::new(settings, group, handler).run(shutdown)).await
     }
 }
 

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use test_support::Redis;
 use tokio::time::Instant;
 
-use super::group::{BEGINNING, Group, Settlement, Start};
+use super::{
+    group::{BEGINNING, Group, Settlement, Start, is_final},
+    link::Server,
+};
 use crate::{
     Message,
     consumer::desk::{Desk, Limits, Next},
@@ -17,7 +20,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 async fn group(server: &Redis, consumer: &str) -> Group {
     let client = ::redis::Client::open(server.url()).unwrap();
-    let group = Group::new(&client, "{orders}", "workers", consumer.to_owned()).unwrap();
+    let group = Group::new(
+        &Server::One(client),
+        "{orders}",
+        "workers",
+        consumer.to_owned(),
+    )
+    .await
+    .unwrap();
     group.join(true).await.unwrap();
     group
 }
@@ -199,6 +209,19 @@ async fn what_is_put_off_twice_comes_back_once() {
     let back = back.unwrap();
     assert_eq!((back.len(), back[0].parked), (1, 1));
     assert_eq!(back[0].to_letter().id(), message.to_letter().id());
+}
+
+/// As where a stream moves to another server of a cluster: a read that waits is told that there is no such group, and there is.
+#[tokio::test]
+async fn a_group_that_is_there_after_all_ends_nothing() {
+    let server = Redis::start().await;
+    let group = group(&server, "a").await;
+    let told = || ::redis::make_extension_error("NOGROUP".to_owned(), None);
+    assert!(is_final(&told()));
+    assert!(!is_final(&group.as_it_is(told()).await));
+    let destroy = ["XGROUP", "DESTROY", "{orders}", "workers"];
+    server.ask(&destroy).await;
+    assert!(is_final(&group.as_it_is(told()).await));
 }
 
 #[tokio::test]
