@@ -136,7 +136,7 @@ pub use clock::{SystemClock, WallClock};
 #[cfg(feature = "kafka")]
 pub use consumer::KafkaSource;
 #[cfg(any(feature = "redis", feature = "kafka"))]
-pub use consumer::{ConsumeError, Consumer, Message, PARKED_HEADER, Pause, Totals};
+pub use consumer::{Batched, ConsumeError, Consumer, Message, PARKED_HEADER, Pause, Totals};
 #[cfg(feature = "redis")]
 pub use consumer::{HeldKey, HeldKeys, RedisSource, Requeue, RequeueError};
 pub use error::{

@@ -1,5 +1,6 @@
 //! A whole worker: messages of a Redis Stream or a Kafka topic through a [`tower::Service`](tower_service::Service).
 
+mod batched;
 mod chore;
 mod desk;
 mod error;
@@ -23,6 +24,7 @@ pub use self::redis::{
     requeue::{Requeue, RequeueError},
 };
 pub use self::{
+    batched::Batched,
     error::ConsumeError,
     message::{Message, PARKED_HEADER},
     pause::Pause,
