@@ -4,7 +4,8 @@
 //! ([`SecondLevel`]). Both follow the same rules.
 //!
 //! A commit invalidates by leaving a tombstone "at least version v". A value that was loaded at a lower
-//! version loses against it, however late it arrives. The tombstone outlives any load ([`LOAD_DEADLINE`]).
+//! version loses against it, however late it arrives. The tombstone outlives any load ([`LOAD_DEADLINE`]), and does
+//! not lie where capacity evicts.
 //! Identical reads that miss together share one load; an invalidation in between detaches it, so that who asks
 //! after a commit never joins a load from before it. In the second level one process at a time is let go to the
 //! shard, and the others wait a moment for what it finds.
@@ -14,13 +15,14 @@ mod redis;
 mod second;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -29,18 +31,24 @@ use http::StatusCode;
 use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
+use tokio::time::Instant;
 
 use crate::shard::Query;
 
 #[cfg(feature = "services")]
 pub use self::redis::RedisLevel;
 pub use self::second::{Looked, SecondLevel};
+use self::tombstones::Tombstones;
 
 /// The longest that a load may take; it is given up after that.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a tombstone stands: longer than any load that began before it.
 const TOMBSTONE: Duration = Duration::from_secs(10);
+
+/// Tombstones of one kind of reads: a little more than ten seconds of ten thousand a second. With more, reads of
+/// what has not changed lately are cached less, until the flood is over.
+const TOMBSTONES: usize = 131_072;
 
 /// How long a process may answer by itself where another one may have been told that it is outdated.
 const FIRST_LEVEL: Duration = Duration::from_secs(1);
@@ -106,21 +114,6 @@ pub type LoadError = Arc<dyn std::error::Error + Send + Sync>;
 
 type Load = Shared<BoxFuture<'static, Result<Answer, LoadError>>>;
 
-#[derive(Clone)]
-enum Entry {
-    Value(Loaded),
-    Tombstone { version: u64 },
-}
-
-impl Entry {
-    fn version(&self) -> u64 {
-        match self {
-            Self::Value(loaded) => loaded.version,
-            Self::Tombstone { version } => *version,
-        }
-    }
-}
-
 /// The cache; clones share it.
 #[derive(Clone)]
 pub struct ReadCache {
@@ -129,7 +122,8 @@ pub struct ReadCache {
 
 struct Inner {
     second: Option<Arc<dyn SecondLevel>>,
-    entries: Cache<Query, Entry>,
+    values: Cache<Query, Loaded>,
+    tombstones: Tombstones,
     loads: Mutex<HashMap<Query, (u64, Load)>>,
     next_load: AtomicU64,
     hits: AtomicU64,
@@ -141,44 +135,57 @@ struct Keep {
     at_most: Duration,
 }
 
-impl Expiry<Query, Entry> for Keep {
-    fn expire_after_create(&self, _: &Query, entry: &Entry, _: Instant) -> Option<Duration> {
-        Some(match entry {
-            Entry::Tombstone { .. } => TOMBSTONE,
-            Entry::Value(loaded) => spread(loaded.answer.keep).min(self.at_most),
-        })
+impl Expiry<Query, Loaded> for Keep {
+    fn expire_after_create(
+        &self,
+        _: &Query,
+        loaded: &Loaded,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        Some(spread(loaded.answer.keep).min(self.at_most))
     }
 
     fn expire_after_update(
         &self,
         query: &Query,
-        entry: &Entry,
-        now: Instant,
+        loaded: &Loaded,
+        now: std::time::Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        self.expire_after_create(query, entry, now)
+        self.expire_after_create(query, loaded, now)
     }
 }
 
 impl ReadCache {
-    /// A cache of at most `capacity` entries, tombstones included, for a process that is alone.
+    /// A cache of at most `capacity` answers, for a process that is alone.
     pub fn new(capacity: u64) -> Self {
-        Self::build(capacity, None, Duration::MAX)
+        Self::build(capacity, TOMBSTONES, None, Duration::MAX)
+    }
+
+    /// The same with room for about so many tombstones of each kind of reads.
+    pub fn bounded(capacity: u64, tombstones: usize) -> Self {
+        Self::build(capacity, tombstones, None, Duration::MAX)
     }
 
     /// A cache over a second level, which other processes use too.
     pub fn over(capacity: u64, second: Arc<dyn SecondLevel>) -> Self {
-        Self::build(capacity, Some(second), FIRST_LEVEL)
+        Self::build(capacity, TOMBSTONES, Some(second), FIRST_LEVEL)
     }
 
-    fn build(capacity: u64, second: Option<Arc<dyn SecondLevel>>, at_most: Duration) -> Self {
+    fn build(
+        capacity: u64,
+        tombstones: usize,
+        second: Option<Arc<dyn SecondLevel>>,
+        at_most: Duration,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 second,
-                entries: Cache::builder()
+                values: Cache::builder()
                     .max_capacity(capacity)
                     .expire_after(Keep { at_most })
                     .build(),
+                tombstones: Tombstones::new(tombstones),
                 loads: Mutex::new(HashMap::new()),
                 next_load: AtomicU64::new(0),
                 hits: AtomicU64::new(0),
@@ -205,14 +212,10 @@ impl ReadCache {
         F: FnOnce(Query, u64) -> L + Send + 'static,
         L: Future<Output = Result<Loaded, LoadError>> + Send + 'static,
     {
-        let at_least = match self.inner.entries.get(&query) {
-            Some(Entry::Value(loaded)) => {
-                self.inner.hits.fetch_add(1, Ordering::Relaxed);
-                return Ok(loaded.answer);
-            }
-            Some(Entry::Tombstone { version }) => version,
-            None => 0,
-        };
+        if let Some(loaded) = self.inner.values.get(&query) {
+            self.inner.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(loaded.answer);
+        }
         if self.inner.second.is_none() {
             self.inner.misses.fetch_add(1, Ordering::Relaxed);
         }
@@ -222,6 +225,8 @@ impl ReadCache {
                 Some((_, load)) => load.clone(),
                 None => {
                     let id = self.inner.next_load.fetch_add(1, Ordering::Relaxed);
+                    // Under the lock: an invalidation has left its tombstone before, or detaches this load after.
+                    let at_least = self.at_least(&query);
                     let shared = self.start(id, query.clone(), at_least, load);
                     loads.insert(query, (id, shared.clone()));
                     shared
@@ -300,17 +305,27 @@ impl ReadCache {
         Ok(loaded)
     }
 
-    /// Puts in a value, unless something of a higher version stands there.
+    /// Puts in a value, unless one of a higher version is there or a tombstone asks for one.
     pub fn set(&self, query: Query, loaded: Loaded) {
-        self.put(query, Entry::Value(loaded));
+        let values = &self.inner.values;
+        values.entry(query.clone()).and_compute_with(|known| {
+            let known = known.map_or(0, |known| known.value().version);
+            // Looked at in here: an invalidation that comes in between waits, and takes the value away again.
+            match loaded.version >= known.max(self.at_least(&query)) {
+                true => Op::Put(loaded),
+                false => Op::Nop,
+            }
+        });
     }
 
     /// The same in both levels, so that every process answers by it. When the second one cannot be reached the first
-    /// has it all the same.
+    /// has it all the same. No load that is under way can put anything older in its place, also when it is evicted.
     pub async fn set_everywhere(&self, query: Query, loaded: Loaded) {
         if let Some(second) = &self.inner.second {
             second.set(&query, &loaded).await;
         }
+        let tombstones = &self.inner.tombstones;
+        tombstones.leave(&query, loaded.version, Instant::now());
         self.set(query, loaded);
     }
 
@@ -329,33 +344,24 @@ impl ReadCache {
 
     /// Makes sure that nothing below `version` is answered from here on.
     pub fn invalidate(&self, query: Query, version: u64) {
+        let tombstones = &self.inner.tombstones;
+        tombstones.leave(&query, version, Instant::now());
         self.loads().remove(&query);
-        self.put(query, Entry::Tombstone { version });
+        let values = &self.inner.values;
+        values.entry(query).and_compute_with(|known| match known {
+            // At the same version a value is what the tombstone waits for.
+            Some(known) if known.value().version < version => Op::Remove,
+            _ => Op::Nop,
+        });
     }
 
-    fn put(&self, query: Query, new: Entry) {
-        self.inner
-            .entries
-            .entry(query)
-            .and_compute_with(|old| match old {
-                Some(old) if old.value().version() > new.version() => Op::Nop,
-                // At the same version a value is what the tombstone waited for, never the other way round.
-                Some(old)
-                    if old.value().version() == new.version()
-                        && matches!(new, Entry::Tombstone { .. }) =>
-                {
-                    Op::Nop
-                }
-                _ => Op::Put(new),
-            });
+    fn at_least(&self, query: &Query) -> u64 {
+        self.inner.tombstones.at_least(query, Instant::now())
     }
 
     /// What this process has of it, without looking any further.
     pub fn peek(&self, query: &Query) -> Option<Loaded> {
-        match self.inner.entries.get(query) {
-            Some(Entry::Value(loaded)) => Some(loaded),
-            _ => None,
-        }
+        self.inner.values.get(query)
     }
 
     /// Loads that went to a shard.

@@ -24,13 +24,74 @@ pub(super) struct Known {
     pub(super) min_in_sync: usize,
 }
 
+/// Why it is not known yet.
+enum Trouble {
+    /// It may be otherwise in a moment.
+    Passing(String),
+    /// It stays so until somebody does something.
+    Lasting(String),
+}
+
 pub(super) async fn find_or_make(
     client: &ClientConfig,
     settings: &Settings,
 ) -> Result<Known, String> {
     let admin: AdminClient<DefaultClientContext> =
         client.create().map_err(|why| why.to_string())?;
+    let admin = Arc::new(admin);
+    let until = Instant::now() + PATIENCE;
+    let mut made = false;
+    loop {
+        match try_once(&admin, settings, &mut made).await {
+            Ok(known) => return Ok(known),
+            Err(Trouble::Passing(_)) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(Trouble::Passing(why) | Trouble::Lasting(why)) => return Err(why),
+        }
+    }
+}
+
+async fn try_once(
+    admin: &Arc<AdminClient<DefaultClientContext>>,
+    settings: &Settings,
+    made: &mut bool,
+) -> Result<Known, Trouble> {
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    if !*made {
+        make(admin, settings, &options).await?;
+        *made = true;
+    }
+    let (asking, name) = (Arc::clone(admin), settings.topic.clone());
+    let asked = tokio::task::spawn_blocking(move || look(&asking, &name)).await;
+    let (cluster, found) = asked
+        .map_err(|panic| Trouble::Lasting(panic.to_string()))?
+        .map_err(Trouble::Passing)?;
+    // A topic that was just made is not known everywhere yet.
+    let absent = || Trouble::Passing(format!("topic {:?} does not appear", settings.topic));
+    if found == 0 {
+        return Err(absent());
+    }
+    if found != usize::from(settings.partitions) {
+        return Err(Trouble::Lasting(format!(
+            "topic {:?} has {found} partitions, and not {}",
+            settings.topic, settings.partitions
+        )));
+    }
+    let min_in_sync = min_in_sync(admin, &settings.topic, &options).await;
+    let min_in_sync = min_in_sync.map_err(Trouble::Passing)?.ok_or_else(absent)?;
+    let id = digest(&[b"kafka log", cluster.as_bytes(), settings.topic.as_bytes()]);
+    Ok(Known {
+        id: LogId(id),
+        min_in_sync,
+    })
+}
+
+async fn make(
+    admin: &AdminClient<DefaultClientContext>,
+    settings: &Settings,
+    options: &AdminOptions,
+) -> Result<(), Trouble> {
     let min = settings.replication / 2 + 1;
     let min = min.to_string();
     let new = NewTopic::new(
@@ -42,40 +103,29 @@ pub(super) async fn find_or_make(
     .set("unclean.leader.election.enable", "false")
     // A shard may have to go back, and what was accepted must still be there: the newest week.
     .set("retention.ms", "604800000");
-    let made = admin
-        .create_topics([&new], &options)
-        .await
-        .map_err(|why| format!("no broker of {} takes requests: {why}", settings.brokers))?;
+    // The request itself can fail while the client is still getting to know the brokers: it drops those that it began
+    // with, and what was sent through one of them with it.
+    let made = admin.create_topics([&new], options).await.map_err(|why| {
+        Trouble::Passing(format!(
+            "no broker of {} takes requests: {why}",
+            settings.brokers
+        ))
+    })?;
     match made.into_iter().next() {
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)) | Ok(_)) => {}
-        Some(Err((topic, why))) => return Err(format!("topic {topic:?} cannot be made: {why}")),
-        None => return Err("the brokers did not say whether they made the topic".to_owned()),
-    }
-    let admin_of = Arc::new(admin);
-    // A topic that was just made is not known everywhere yet.
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
-        let (admin, name) = (Arc::clone(&admin_of), settings.topic.clone());
-        let asked = tokio::task::spawn_blocking(move || look(&admin, &name));
-        let (cluster, found) = asked.await.map_err(|panic| panic.to_string())??;
-        if found == usize::from(settings.partitions)
-            && let Some(min_in_sync) = min_in_sync(&admin_of, &settings.topic, &options).await?
-        {
-            let id = digest(&[b"kafka log", cluster.as_bytes(), settings.topic.as_bytes()]);
-            return Ok(Known {
-                id: LogId(id),
-                min_in_sync,
-            });
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)) | Ok(_)) => Ok(()),
+        Some(Err((topic, why))) => {
+            let said = format!("topic {topic:?} cannot be made: {why}");
+            Err(match why {
+                RDKafkaErrorCode::NotController
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::OperationTimedOut => Trouble::Passing(said),
+                _ => Trouble::Lasting(said),
+            })
         }
-        if found > 0 && found != usize::from(settings.partitions) {
-            return Err(format!(
-                "topic {:?} has {found} partitions, and not {}",
-                settings.topic, settings.partitions
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        None => Err(Trouble::Passing(
+            "the brokers did not say whether they made the topic".to_owned(),
+        )),
     }
-    Err(format!("topic {:?} does not appear", settings.topic))
 }
 
 /// How many replicas have to have a record; nothing where the brokers do not know of the topic yet.
