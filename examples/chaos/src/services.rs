@@ -45,6 +45,8 @@ pub enum Blow {
     KillTwoBrokers,
     /// SIGKILL of Redis, which forgets everything, and a start.
     KillRedis,
+    /// SIGKILL of Redis, and a start with what it had written to its file a while before.
+    AgeRedis,
     /// SIGSTOP of Redis for a while.
     FreezeRedis,
     /// SIGKILL of the PostgreSQL primary, and a start.
@@ -81,6 +83,7 @@ impl Blow {
         ("cut", Self::Cut),
         ("stall", Self::Stall),
         ("delay", Self::Delay),
+        ("age-redis", Self::AgeRedis),
     ];
 
     /// The one of this name.
@@ -310,6 +313,14 @@ impl Run<'_> {
             }
             Blow::KillRedis => {
                 self.ground.redis.kill();
+                sleep(lasts).await;
+                self.ground.redis.restart().await;
+                // It may have found the file of an earlier blow.
+                self.ground.redis.ask(&["FLUSHALL"]).await;
+                Ok(())
+            }
+            Blow::AgeRedis => {
+                self.ground.redis.ask(&["SAVE"]).await;
                 sleep(lasts).await;
                 self.ground.redis.restart().await;
                 Ok(())

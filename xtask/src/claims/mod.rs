@@ -34,6 +34,15 @@ pub(crate) struct Claim {
     pub(crate) long: bool,
 }
 
+/// A run of the demo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Demo {
+    /// In one process, with these arguments.
+    Embedded(&'static [&'static str]),
+    /// On services that are started for it and ended again, with these arguments.
+    OnServices(&'static [&'static str]),
+}
+
 /// Where a figure comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
@@ -48,8 +57,8 @@ pub(crate) enum How {
         peer: &'static str,
         field: &'static str,
     },
-    /// The demo's report has it, at this JSON pointer.
-    Demo { pointer: &'static str },
+    /// The report of a demo has it, at this JSON pointer.
+    Demo { demo: Demo, pointer: &'static str },
     /// A campaign with these arguments has it, at this JSON pointer of its summary.
     Chaos {
         args: &'static [&'static str],
@@ -83,7 +92,18 @@ impl Claim {
     }
 
     const fn demo(id: &'static str, claim: &'static str, bar: Bar, pointer: &'static str) -> Self {
-        Self::new(id, claim, bar, How::Demo { pointer })
+        let demo = Demo::Embedded(&["--seconds", "10"]);
+        Self::of_demo(id, claim, bar, demo, pointer)
+    }
+
+    const fn of_demo(
+        id: &'static str,
+        claim: &'static str,
+        bar: Bar,
+        demo: Demo,
+        pointer: &'static str,
+    ) -> Self {
+        Self::new(id, claim, bar, How::Demo { demo, pointer })
     }
 
     const fn chaos(

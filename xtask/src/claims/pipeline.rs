@@ -1,4 +1,4 @@
-use super::Claim;
+use super::{Claim, Demo};
 use crate::chaos;
 use crate::prove::Bar::{AtLeast, Equals, Is};
 
@@ -92,6 +92,54 @@ pub(super) const CLAIMS: &[Claim] = &[
         "/closed",
     )
     .long(),
+    Claim::chaos(
+        "pipeline/chaos-on-services-lost",
+        "fifty runs of kills, freezes and failovers of Kafka, Redis, PostgreSQL and the pipeline itself lose nothing",
+        Equals(0.0),
+        ON_SERVICES,
+        "/lost",
+    )
+    .long(),
+    Claim::chaos(
+        "pipeline/chaos-on-services-twice",
+        "fifty such runs apply nothing twice",
+        Equals(0.0),
+        ON_SERVICES,
+        "/double_applied",
+    )
+    .long(),
+    Claim::chaos(
+        "pipeline/chaos-on-services-closed",
+        "the books of all fifty close",
+        Equals(50.0),
+        ON_SERVICES,
+        "/closed",
+    )
+    .long(),
+    Claim::of_demo(
+        "pipeline/services-closed",
+        "the accounting of the demo on Kafka, PostgreSQL and Redis closes",
+        Is("true"),
+        Demo::OnServices(&["--seconds", "10", "--rate", "1000"]),
+        "/accounting/closed",
+    )
+    .long(),
+    Claim::of_demo(
+        "pipeline/writes-a-second",
+        "writes alone are accepted and applied at 10,000 a second, their generator on the same two cores",
+        AtLeast(10_000.0),
+        Demo::Embedded(WRITES),
+        APPLIED,
+    )
+    .long(),
+    Claim::of_demo(
+        "pipeline/writes-a-second-on-services",
+        "writes alone are accepted and applied at 5,000 a second on Kafka and PostgreSQL on the same two cores",
+        AtLeast(5_000.0),
+        Demo::OnServices(WRITES_ON_SERVICES),
+        APPLIED,
+    )
+    .long(),
     Claim::demo(
         "pipeline/hit-rate",
         "the demo's reads are answered from the cache four times out of five",
@@ -158,6 +206,35 @@ pub(super) const CLAIMS: &[Claim] = &[
 
 /// Two hundred runs on the embedded store.
 const LONG: &[&str] = &["--runs", "200", "--seed", "1", "--jobs", "2"];
+
+/// Fifty runs on the services.
+const ON_SERVICES: &[&str] = &["--services", "--runs", "50", "--seed", "101"];
+
+/// Nothing but writes, more of them than the bar asks for, and no faults.
+const WRITES: &[&str] = &[
+    "--seconds",
+    "10",
+    "--rate",
+    "12000",
+    "--writes",
+    "1",
+    "--faults",
+    "0",
+];
+
+/// The same on services.
+const WRITES_ON_SERVICES: &[&str] = &[
+    "--seconds",
+    "20",
+    "--rate",
+    "6000",
+    "--writes",
+    "1",
+    "--faults",
+    "0",
+];
+
+const APPLIED: &str = "/throughput/writes_applied_per_s";
 
 const BROKERS: &str =
     "outages::with_two_of_three_brokers_down_orders_are_refused_and_nothing_is_lost";

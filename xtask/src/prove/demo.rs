@@ -1,41 +1,77 @@
-//! Figures of the demo's report.
+//! Figures of reports of the demo.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Findings;
 use super::bar::Figure;
 use crate::cargo::cargo;
-use crate::claims::{Claim, How};
+use crate::claims::{Claim, Demo, How};
 use crate::process::{run, say, shown};
+use crate::services;
 
-/// Runs the demo once for all its claims, and not at all for none.
+/// Runs each demo once for all that is claimed of it.
 pub(super) fn measure(claims: &[&Claim], findings: &mut Findings) -> Result<()> {
-    if claims.is_empty() {
-        return Ok(());
-    }
-    let directory = tempfile::tempdir().context("no directory for temporary files")?;
-    let file = directory.path().join("report.json");
-    let mut command = cargo(["run", "--release", "--package", "pipeline", "--"]);
-    command
-        .args(["demo", "--seconds", "10", "--report"])
-        .arg(&file);
-    say(&format!("$ {}", shown(&command)));
-    let status = run(&mut command)?;
-    let report: Value = std::fs::read(&file)
-        .ok()
-        .and_then(|json| serde_json::from_slice(&json).ok())
-        .unwrap_or(Value::Null);
+    let mut demos = BTreeMap::<Demo, Vec<_>>::new();
     for claim in claims {
-        let How::Demo { pointer } = claim.how else {
-            continue;
-        };
-        if let Some(figure) = report.pointer(pointer).and_then(Figure::of) {
-            findings.found(claim, figure);
+        if let How::Demo { demo, pointer } = claim.how {
+            demos.entry(demo).or_default().push((*claim, pointer));
         }
-        if !status.success() {
-            findings.failed(claim, "the demo failed");
+    }
+    for (demo, claims) in demos {
+        let directory = tempfile::tempdir().context("no directory for temporary files")?;
+        let file = directory.path().join("report.json");
+        let succeeded = match demo {
+            Demo::Embedded(args) => finish(&mut command(args, &file))?,
+            Demo::OnServices(args) => on_services(args, &file, directory.path())?,
+        };
+        let report: Value = std::fs::read(&file)
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or(Value::Null);
+        for (claim, pointer) in claims {
+            if let Some(figure) = report.pointer(pointer).and_then(Figure::of) {
+                findings.found(claim, figure);
+            }
+            if !succeeded {
+                findings.failed(claim, "the demo failed");
+            }
         }
     }
     Ok(())
+}
+
+fn command(args: &[&str], report: &Path) -> Command {
+    let mut command = cargo(["run", "--release", "--package", "pipeline"]);
+    if args.contains(&"--services") {
+        command.args(["--features", "services"]);
+    }
+    command.args(["--", "demo"]).args(args);
+    command.arg("--report").arg(report);
+    command
+}
+
+/// Starts services in a directory, runs the demo on them and ends them, whatever became of it.
+fn on_services(args: &[&str], report: &Path, directory: &Path) -> Result<bool> {
+    let directory = directory.join("services");
+    let at = directory.to_string_lossy().into_owned();
+    let asked = |what: &str| services::run(&[what, "--directory", &at].map(str::to_owned));
+    ensure!(asked("up")?, "the services do not start");
+    let places = directory.join("services.toml");
+    let places = places.to_string_lossy();
+    let succeeded = finish(&mut command(
+        &[args, &["--services", &*places]].concat(),
+        report,
+    ));
+    ensure!(asked("down")?, "the services do not end");
+    succeeded
+}
+
+fn finish(command: &mut Command) -> Result<bool> {
+    say(&format!("$ {}", shown(command)));
+    Ok(run(command)?.success())
 }
