@@ -56,7 +56,10 @@ const FIRST_LEVEL: Duration = Duration::from_secs(1);
 /// How long to wait before asking again for what another process loads.
 const ELSEWHERE: Duration = Duration::from_millis(10);
 
-/// What kind of answer it is, and so how long it is kept. What is financial is no kind: it is never cached.
+/// What kind of answer it is, and so how long it is kept.
+///
+/// What is financial is no kind, so that it cannot be kept: a balance is read past the cache. The sums of an account
+/// are none, they count orders and units. Nor are sessions a kind: the pipeline has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// What is known of a user.
