@@ -9,7 +9,8 @@ use std::{fmt, io};
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use seawall_idempotency::Drain;
-use seawall_shard_router::TopologyHandle;
+use seawall_shard_router::reload::every;
+use seawall_shard_router::{BoxError, Refresh, TopologyHandle};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
@@ -17,9 +18,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Keys, Limits};
-use crate::backend::Backend;
+use crate::backend::{Backend, Newer};
 use crate::log::{Log, Position};
-use crate::shards::{Faults, first_topology, route_and_watch};
+use crate::shards::{Faults, route_and_watch};
 use crate::stack::{self, RetrySettings};
 use crate::worker::{Shared, WorkerSettings, Workers};
 
@@ -32,6 +33,9 @@ const LOG_KEEPS: u64 = 1_000_000;
 
 /// How long a start may work through what the last run left in the log before it serves all the same.
 const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether slots have moved.
+const ASSIGNMENT: Duration = Duration::from_millis(500);
 
 /// What a process does of it all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,14 +127,22 @@ impl<B: Backend> App<B> {
     /// Starts the workers, lets them work through what an earlier run left, then opens the API.
     pub fn start(backend: B, runtimes: Runtimes, config: Config) -> anyhow::Result<Self> {
         let log = Arc::clone(backend.log());
-        let count = u16::try_from(backend.shards().len()).context("too many shards")?;
-        let topology = TopologyHandle::new(first_topology(count)?);
+        let topology = TopologyHandle::new(backend.topology());
+        let newer = backend.newer();
+        let topology = match newer.clone() {
+            Some(newer) => topology.refreshed(Refresh::by(move || newer())),
+            None => topology,
+        };
         let faults = Arc::new(config.faults);
         let stop = CancellationToken::new();
         let routed = {
             let _on = runtimes.api.enter();
-            route_and_watch(&topology, backend.shards(), &faults, stop.clone())
+            route_and_watch(&topology, &backend.opened(), &faults, stop.clone())
         };
+        if let Some(newer) = newer {
+            let following = follow(topology.clone(), newer, stop.clone());
+            runtimes.api.spawn(following);
+        }
         let cache = backend.cache();
         let retry = RetrySettings {
             scale: config.retry_scale,
@@ -260,6 +272,16 @@ async fn catch_up<L: Log>(shared: &Shared<L>) {
     }
     if left > 0 {
         tracing::warn!(partitions = left, "still behind: serving all the same");
+    }
+}
+
+/// Puts each newer assignment in force, also where nobody was refused.
+async fn follow(topology: TopologyHandle, newer: Newer, stop: CancellationToken) {
+    let source = every(ASSIGNMENT, move || newer());
+    let failed = |why: BoxError| tracing::warn!(%why, "the assignment of slots was not learned");
+    tokio::select! {
+        () = topology.follow(source, failed) => {}
+        () = stop.cancelled() => {}
     }
 }
 

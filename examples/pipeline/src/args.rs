@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The full pipeline in one program: API, log, workers, shards, caches, load and accounting.
 #[derive(Debug, Parser)]
@@ -38,6 +38,8 @@ pub enum Command {
     Load(LoadArgs),
     /// Compare such a record with a data directory that nobody has open: is anything lost, or there twice?
     Check(CheckArgs),
+    /// Move slots to a shard that joins, while load runs. Needs services.
+    Reshard(ReshardArgs),
 }
 
 /// Where the settings come from, and where the services are.
@@ -251,6 +253,47 @@ pub struct CheckArgs {
     /// Write the accounting as JSON to this file as well.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// Settings of `pipeline reshard`.
+#[derive(Clone, Debug, Args)]
+pub struct ReshardArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// What to do.
+    #[arg(value_enum, default_value = "status")]
+    pub action: ReshardAction,
+    /// A TOML file that says where Redis, Kafka and PostgreSQL are: with the shards that there were at first.
+    #[arg(long, value_name = "FILE")]
+    pub services: PathBuf,
+    /// The database of the shard that joins, on the server that is its primary.
+    #[arg(long, value_name = "URL", required_if_eq("action", "add"))]
+    pub primary: Option<String>,
+    /// The same on a replica of that server.
+    #[arg(long, value_name = "URL", requires = "primary")]
+    pub replica: Option<String>,
+    /// Print what would move, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Delete the slots where they were as soon as they have moved. There is no way back from there.
+    #[arg(long)]
+    pub finish: bool,
+}
+
+/// What `pipeline reshard` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReshardAction {
+    /// Say how far the last move is.
+    Status,
+    /// Have a shard join: copy, catch up, compare, switch reads, freeze, switch writes.
+    Add,
+    /// Go on with a move that was interrupted.
+    Resume,
+    /// Delete the slots where they were.
+    Finish,
+    /// Take the move back.
+    RollBack,
 }
 
 impl Cli {

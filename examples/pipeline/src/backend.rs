@@ -4,10 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use seawall_shard_router::{BoxError, Topology};
+
 use crate::cache::ReadCache;
 use crate::data::Data;
 use crate::log::{Log, SqliteLog};
 use crate::shard::{ShardDb, SqliteShard};
+use crate::shards::{Opened, first_topology};
 
 /// Entries of the read cache of a process, tombstones included.
 pub(crate) const CACHE: u64 = 200_000;
@@ -18,6 +22,9 @@ const KEEP_RECORDS: Duration = Duration::from_secs(60);
 
 /// Records of keys in memory at once.
 const RECORDS: usize = 1_000_000;
+
+/// Asks for the newest assignment. The shards that it lists are open when it answers.
+pub type Newer = Arc<dyn Fn() -> BoxFuture<'static, Result<Topology, BoxError>> + Send + Sync>;
 
 /// Where the log, the shards and what is remembered for speed lie.
 pub trait Backend: Send + 'static {
@@ -39,8 +46,17 @@ pub trait Backend: Send + 'static {
     /// The log.
     fn log(&self) -> &Arc<Self::Log>;
 
-    /// The shards, by number.
+    /// The shards that were open at the start, by number.
     fn shards(&self) -> &[Arc<Self::Shard>];
+
+    /// The shards that are open now.
+    fn opened(&self) -> Opened<Self::Shard>;
+
+    /// The assignment of slots to shards at the start.
+    fn topology(&self) -> Topology;
+
+    /// Where a newer assignment comes from, where slots can move while this process runs.
+    fn newer(&self) -> Option<Newer>;
 
     /// The records of idempotency keys, and how long they are kept.
     fn records(&self) -> (Self::Records, Duration);
@@ -69,6 +85,19 @@ impl Backend for Data {
 
     fn shards(&self) -> &[Arc<SqliteShard>] {
         self.shards()
+    }
+
+    fn opened(&self) -> Opened<SqliteShard> {
+        Opened::new(self.shards())
+    }
+
+    fn topology(&self) -> Topology {
+        let count = u16::try_from(self.shards().len()).expect("its file counts them so");
+        first_topology(count).expect("a directory has shards, each with a name of its own")
+    }
+
+    fn newer(&self) -> Option<Newer> {
+        None
     }
 
     fn records(&self) -> (Self::Records, Duration) {

@@ -16,6 +16,7 @@ pub mod log;
 pub mod order;
 pub mod outside;
 pub mod report;
+pub mod reshard;
 pub mod serve;
 pub mod services;
 pub mod settings;

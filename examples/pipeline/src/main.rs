@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use pipeline::args::Command;
 use pipeline::settings::{self, Asked};
-use pipeline::{chaos, demo, outside, serve, telemetry};
+use pipeline::{chaos, demo, outside, reshard, serve, telemetry};
 
 fn main() -> ExitCode {
     let cli = match settings::read(std::env::args_os(), std::env::vars_os()) {
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Worker(args) => serve::worker(&args),
         Command::Load(args) => outside::load(&args),
         Command::Check(args) => outside::check(&args),
+        Command::Reshard(args) => reshard::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

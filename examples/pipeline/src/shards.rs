@@ -1,8 +1,8 @@
 //! The shards behind the router: what a request to one looks like, and the service at each endpoint.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use seawall_shard_router::{
-    Access, BoxError, Bulkhead, Endpoint, Key, Position, Role, ShardId, ShardRouter, Slot,
+    Access, BoxError, Bulkhead, Endpoint, Key, Position, Refusal, Role, ShardId, ShardRouter, Slot,
     Topology, TopologyHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,8 @@ pub enum Ask {
         query: Query,
         /// The lowest version that will do. A replica that does not have it yet leaves it to the primary.
         at_least: u64,
+        /// Whether only the shard that takes the slot's writes is asked: while slots move, others read ahead.
+        of_writer: bool,
     },
 }
 
@@ -119,11 +121,17 @@ impl<D: ShardDb> ShardService<D> {
         ask: Ask,
     ) -> Result<ShardAnswer, ShardError> {
         match ask {
-            Ask::Read { query, at_least } => {
-                let mut found = db.read(role, query.clone()).await?;
-                if found.version < at_least && !role.is_primary() {
-                    found = db.read(Role::Primary, query).await?;
-                }
+            Ask::Read {
+                query, at_least, ..
+            } => {
+                let found = match db.read(role, query.clone()).await {
+                    Ok(found) if found.version >= at_least || role.is_primary() => found,
+                    Err(why) if role.is_primary() || !matches!(why, ShardError::Refused(_)) => {
+                        return Err(why);
+                    }
+                    // It lags, perhaps so far that it does not know of slots that came.
+                    _ => db.read(Role::Primary, query).await?,
+                };
                 Ok(ShardAnswer::Document(found))
             }
             _ if !role.is_primary() => Err(ShardError::ReadOnly),
@@ -202,6 +210,40 @@ pub async fn ask(shards: &Shards, slot: Slot, ask: Ask) -> Result<ShardAnswer, B
     shards.ready().await?.call(request).await
 }
 
+/// Reads a document of this version or a higher one. A shard that reads ahead of a move may not have it, and one that
+/// slots have left refuses: then the one that takes the writes is asked, by the newest assignment.
+pub async fn read(
+    shards: &Shards,
+    topology: &TopologyHandle,
+    slot: Slot,
+    query: Query,
+    at_least: u64,
+) -> Result<Versioned, BoxError> {
+    let document = |of_writer| Ask::Read {
+        query: query.clone(),
+        at_least,
+        of_writer,
+    };
+    let read = match ask(shards, slot, document(false)).await {
+        Ok(ShardAnswer::Document(found))
+            if found.version >= at_least || !is_read_elsewhere(topology, slot) =>
+        {
+            return Ok(found);
+        }
+        Err(why) if Refusal::find(&*why).is_none() => return Err(why),
+        _ => ask(shards, slot, document(true)).await?,
+    };
+    match read {
+        ShardAnswer::Document(found) => Ok(found),
+        other => Err(format!("a read was answered by {other:?}").into()),
+    }
+}
+
+fn is_read_elsewhere(topology: &TopologyHandle, slot: Slot) -> bool {
+    let topology = topology.current();
+    topology.reads_elsewhere().any(|(read, _)| read == slot)
+}
+
 /// The first assignment: slots dealt round robin, each shard a primary with one replica. A partition's slots
 /// are those equal to it modulo the number of partitions, so that each partition lies on one shard as
 /// long as the shards divide the partitions.
@@ -213,6 +255,52 @@ pub fn first_topology(shards: u16) -> Result<Topology, seawall_shard_router::Con
             .primary(format!("{id}/primary"))
             .replica(format!("{id}/replica"))
     }))
+}
+
+/// Shards that were opened, by their ids. There may be more of them as time goes on.
+pub struct Opened<D>(Arc<RwLock<BTreeMap<ShardId, Arc<D>>>>);
+
+impl<D> Opened<D> {
+    /// The first shards, by number.
+    pub fn new(shards: &[Arc<D>]) -> Self {
+        let by_id = (0..).map(|n| ShardId::from(shard_id(n)));
+        Self(Arc::new(RwLock::new(
+            by_id.zip(shards.iter().cloned()).collect(),
+        )))
+    }
+
+    /// One more.
+    pub fn add(&self, id: ShardId, shard: Arc<D>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert(id, shard);
+    }
+
+    /// One of them.
+    pub fn get(&self, id: &ShardId) -> Option<Arc<D>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(id).cloned()
+    }
+
+    /// All of them, by id.
+    pub fn all(&self) -> Vec<(ShardId, Arc<D>)> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter()
+            .map(|(id, shard)| (id.clone(), Arc::clone(shard)))
+            .collect()
+    }
+}
+
+impl<D> Clone for Opened<D> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<D> fmt::Debug for Opened<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids = self.all().into_iter().map(|(id, _)| id);
+        f.debug_set().entries(ids).finish()
+    }
 }
 
 /// The name of shard `n`.
@@ -238,41 +326,34 @@ pub fn route<D: ShardDb>(
     shards: &[Arc<D>],
     faults: &Arc<Faults>,
 ) -> Shards {
-    BoxCloneSyncService::new(router(topology, shards, faults))
+    BoxCloneSyncService::new(router(topology, &Opened::new(shards), faults))
 }
 
 /// The same, and a task on the current runtime that watches how far the replicas are, until `stop`.
 pub fn route_and_watch<D: ShardDb>(
     topology: &TopologyHandle,
-    shards: &[Arc<D>],
+    shards: &Opened<D>,
     faults: &Arc<Faults>,
     stop: CancellationToken,
 ) -> Shards {
     let router = router(topology, shards, faults);
-    tokio::spawn(watch(router.clone(), by_id(shards), stop));
+    tokio::spawn(watch(router.clone(), shards.clone(), stop));
     BoxCloneSyncService::new(router)
-}
-
-fn by_id<D>(shards: &[Arc<D>]) -> HashMap<ShardId, Arc<D>> {
-    (0..)
-        .map(|n| ShardId::from(shard_id(n)))
-        .zip(shards.iter().cloned())
-        .collect()
 }
 
 fn router<D: ShardDb>(
     topology: &TopologyHandle,
-    shards: &[Arc<D>],
+    shards: &Opened<D>,
     faults: &Arc<Faults>,
 ) -> Router<D> {
-    let by_id = by_id(shards);
+    let shards = shards.clone();
     let faults = Arc::clone(faults);
     ShardRouter::new(topology, move |endpoint: &Endpoint| {
-        let db = by_id
+        let db = shards
             .get(endpoint.shard())
             .expect("the topology lists the shards that were opened");
         ShardService {
-            db: Arc::clone(db),
+            db,
             role: endpoint.role(),
             faults: Arc::clone(&faults),
         }
@@ -280,8 +361,10 @@ fn router<D: ShardDb>(
     .key((|request| Key::placed(request.slot)) as SlotOf)
     .access(
         (|request| match request.ask {
-            Ask::Read { .. } => Access::Read,
-            Ask::Adopt { .. } | Ask::Apply(_) => Access::Write,
+            Ask::Read {
+                of_writer: false, ..
+            } => Access::Read,
+            Ask::Read { .. } | Ask::Adopt { .. } | Ask::Apply(_) => Access::Write,
         }) as AccessOf,
     )
     .each_shard(
@@ -296,7 +379,7 @@ fn router<D: ShardDb>(
 /// while it is out, nor before it was first asked.
 async fn watch<D: ShardDb>(
     router: Router<D>,
-    shards: HashMap<ShardId, Arc<D>>,
+    shards: Opened<D>,
     stop: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(LOOK);
@@ -308,7 +391,7 @@ async fn watch<D: ShardDb>(
         }
         let topology = router.topology().current();
         let looks = topology.endpoints().filter_map(|endpoint| {
-            let db = Arc::clone(shards.get(endpoint.shard())?);
+            let db = shards.get(endpoint.shard())?;
             let router = &router;
             Some(async move {
                 let position = match db.position(endpoint.role()).await {

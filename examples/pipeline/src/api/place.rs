@@ -105,7 +105,7 @@ fn append_later<L: Log>(api: &Arc<Api<L>>, partition: u16, record: &Record) {
 /// The fingerprint of an operation that its shard has decided. Nothing, too, when the shard does not say so
 /// in time: the log takes orders while a shard is out, and the shard will see a repeat for what it is.
 async fn decided<L: Log>(api: &Api<L>, id: OrderId) -> Option<[u8; 16]> {
-    let asked = reads::ask(&api.shards, id.slot, Query::Order(id), 0);
+    let asked = reads::ask(&api.shards, &api.topology, id.slot, Query::Order(id), 0);
     match tokio::time::timeout(DECIDED, asked).await {
         Ok(Ok(Versioned {
             document: Some(Document::Order { fingerprint, .. }),

@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{StatusCode, header};
-use seawall_shard_router::{BoxError, Slot, slot_of};
+use seawall_shard_router::{Slot, TopologyHandle, slot_of};
 use serde::Serialize;
 
 use super::Api;
@@ -15,7 +15,7 @@ use crate::cache::{Answer, Class, LoadError, Loaded};
 use crate::log::Log;
 use crate::order::{OrderId, Principal, Record};
 use crate::shard::{Document, Query, State as OrderState, Versioned};
-use crate::shards::{self, Ask, ShardAnswer, Shards};
+use crate::shards::{self, Shards};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -136,11 +136,11 @@ async fn read<L: Log>(
     query: Query,
     show: impl FnOnce(Option<Document>) -> Answer + Send + 'static,
 ) -> Response {
-    let shards = api.shards.clone();
+    let (shards, topology) = (api.shards.clone(), api.topology.clone());
     let found = api
         .cache
         .get(query, move |query, at_least| async move {
-            let Versioned { version, document } = ask(&shards, slot, query, at_least).await?;
+            let Versioned { version, document } = ask(&shards, &topology, slot, query, at_least).await?;
             Ok(Loaded {
                 version,
                 answer: show(document),
@@ -162,14 +162,12 @@ async fn read<L: Log>(
 /// Asks a shard for a document of this version or a higher one: a replica, or the primary where that lags.
 pub(super) async fn ask(
     shards: &Shards,
+    topology: &TopologyHandle,
     slot: Slot,
     query: Query,
     at_least: u64,
 ) -> Result<Versioned, LoadError> {
-    match shards::ask(shards, slot, Ask::Read { query, at_least }).await? {
-        ShardAnswer::Document(found) => Ok(found),
-        other => Err(BoxError::from(format!("a read was answered by {other:?}")).into()),
-    }
+    Ok(shards::read(shards, topology, slot, query, at_least).await?)
 }
 
 /// An order that is accepted, and not yet decided.

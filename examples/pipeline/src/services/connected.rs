@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use seawall_ratelimit::Outage;
 use seawall_redis::{Client, Shared};
+use seawall_shard_router::Topology;
 
-use super::{Connection, Places};
+use super::{Assigned, Connection, Places};
 use crate::app::PARTITIONS;
-use crate::backend::{Backend, CACHE};
+use crate::backend::{Backend, CACHE, Newer};
 use crate::cache::{ReadCache, RedisLevel};
 use crate::log::Log;
 use crate::log::kafka::{KafkaLog, Reading, Settings};
 use crate::order::hex;
 use crate::shard::PostgresShard;
-use crate::shard::postgres::{Identity, Place};
+use crate::shards::Opened;
 
 /// How long the record of a key is kept.
 const KEEP_RECORDS: Duration = Duration::from_secs(24 * 60 * 60);
@@ -28,6 +30,7 @@ const SHARE: f64 = 0.5;
 pub struct Services {
     log: Arc<KafkaLog>,
     shards: Vec<Arc<PostgresShard>>,
+    assigned: Arc<Assigned>,
     redis: Connection,
     is_cluster: bool,
 }
@@ -43,38 +46,22 @@ impl Services {
         let log = KafkaLog::connect(&settings(places), reading)
             .await
             .map_err(|why| anyhow::anyhow!("Kafka: {why}"))?;
-        let shards = u16::try_from(places.postgres.shards.len()).context("too many shards")?;
-        let opened = (0..shards).zip(&places.postgres.shards).map(|(shard, at)| {
-            let identity = Identity {
-                log: log.id(),
-                shard,
-                shards,
-            };
-            async move {
-                let name = format!("shard {shard}");
-                let servers = std::iter::once(&at.primary)
-                    .chain(&at.replica)
-                    .map(|url| url.parse())
-                    .collect::<Result<_, tokio_postgres::Error>>();
-                let servers = servers.with_context(|| format!("{name}: an address is none"))?;
-                let place = Place {
-                    name: name.clone(),
-                    servers,
-                    schema: places.kafka.topic.clone(),
-                };
-                let opened = PostgresShard::open(place, identity).await;
-                anyhow::Ok(Arc::new(opened.with_context(|| name)?))
-            }
-        });
-        let shards = futures_util::future::try_join_all(opened)
+        let assigned = Assigned::open(places, log.id())
             .await
             .context("PostgreSQL")?;
+        let shards = assigned.opened().all();
         Ok(Self {
             log: Arc::new(log),
-            shards,
+            shards: shards.into_iter().map(|(_, shard)| shard).collect(),
+            assigned,
             redis,
             is_cluster: places.is_cluster(),
         })
+    }
+
+    /// The shards, and which of them owns which slot.
+    pub fn assigned(&self) -> &Arc<Assigned> {
+        &self.assigned
     }
 
     /// Removes the topic and the shards' tables.
@@ -126,6 +113,22 @@ impl Backend for Services {
 
     fn shards(&self) -> &[Arc<PostgresShard>] {
         &self.shards
+    }
+
+    fn opened(&self) -> Opened<PostgresShard> {
+        self.assigned.opened().clone()
+    }
+
+    fn topology(&self) -> Topology {
+        self.assigned.newest().topology
+    }
+
+    fn newer(&self) -> Option<Newer> {
+        let assigned = Arc::clone(&self.assigned);
+        Some(Arc::new(move || {
+            let assigned = Arc::clone(&assigned);
+            async move { assigned.look().await }.boxed()
+        }))
     }
 
     fn records(&self) -> (Self::Records, Duration) {

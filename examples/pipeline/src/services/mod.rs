@@ -3,6 +3,8 @@
 mod places;
 
 #[cfg(feature = "services")]
+mod assignment;
+#[cfg(feature = "services")]
 mod connected;
 #[cfg(feature = "services")]
 mod redis;
@@ -10,6 +12,8 @@ mod redis;
 pub(crate) use self::places::one_line;
 pub use self::places::{HaproxyPlace, KafkaPlace, Places, PostgresPlace, RedisPlace, ShardPlace};
 
+#[cfg(feature = "services")]
+pub use self::assignment::{Assigned, Assignment, Journal};
 #[cfg(feature = "services")]
 pub use self::connected::Services;
 #[cfg(feature = "services")]

@@ -19,7 +19,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::app::PARTITIONS;
 
@@ -72,7 +72,7 @@ pub struct PostgresPlace {
 }
 
 /// Where one shard is.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardPlace {
     /// Its database on the server that is the primary at first.

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use seawall_shard_router::Role;
+use seawall_shard_router::{Refusal, Role, Slot, slot_of};
 use serde::{Deserialize, Serialize};
 
 use crate::log::{LogId, Position};
@@ -126,6 +126,17 @@ pub enum Query {
     Product(String),
 }
 
+impl Query {
+    /// The slot that decides who answers. Every shard has all products.
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::Order(id) => Some(id.slot),
+            Self::Account(account) => Some(slot_of(account.as_bytes())),
+            Self::Product(_) => None,
+        }
+    }
+}
+
 /// What a shard answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Document {
@@ -185,6 +196,8 @@ pub enum ShardError {
         /// The shard's epoch.
         current: u64,
     },
+    /// By its own account the shard does not serve one of the slots, or not now.
+    Refused(Refusal),
     /// The partition was never given to this shard.
     NotAssigned {
         /// The partition.
@@ -355,6 +368,7 @@ impl fmt::Display for ShardError {
             Self::StaleEpoch { current } => {
                 write!(f, "the batch was routed under another epoch than {current}")
             }
+            Self::Refused(_) => f.write_str("the shard does not take it"),
             Self::NotAssigned { partition } => {
                 write!(f, "partition {partition} is not assigned to this shard")
             }
@@ -368,4 +382,12 @@ impl fmt::Display for ShardError {
     }
 }
 
-impl std::error::Error for ShardError {}
+impl std::error::Error for ShardError {
+    /// The refusal, by which a router learns that it is behind.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}

@@ -6,6 +6,8 @@
 
 mod apply;
 mod connect;
+mod holdings;
+mod moving;
 mod orders;
 mod query;
 mod schema;
@@ -30,6 +32,8 @@ use crate::log::LogId;
 use crate::order::OrderId;
 
 pub use self::connect::ConnectError;
+pub use self::holdings::Looked;
+pub use self::moving::{Moving, Side};
 pub use self::schema::SetupError;
 
 /// Connections that write, for each shard and process: as many transactions overlap their syncs.
@@ -79,8 +83,7 @@ pub struct PostgresShard {
 }
 
 struct Inner {
-    name: String,
-    schema: String,
+    place: Place,
     log: LogId,
     writers: Pool<Connector>,
     readers: Pool<Connector>,
@@ -109,13 +112,12 @@ impl PostgresShard {
                 .build_unchecked(connector(want))
         };
         let inner = Arc::new(Inner {
-            name: place.name.clone(),
-            schema: place.schema.clone(),
             log: identity.log,
             writers: pool(Want::Primary, WRITERS, TRANSACTION),
             readers: pool(Want::Primary, READERS, READ),
             lagging: pool(Want::Replica, READERS, READ),
             known: Mutex::default(),
+            place,
         });
         let orders = |pool: fn(&Inner) -> &Pool<Connector>| {
             let inner = Arc::clone(&inner);
@@ -136,13 +138,18 @@ impl PostgresShard {
         })
     }
 
+    /// Where it lies.
+    pub fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
     /// Removes all its tables and what is in them.
     ///
     /// # Errors
     ///
     /// As any write.
     pub async fn remove(&self) -> Result<(), ShardError> {
-        let drop = format!("DROP SCHEMA {} CASCADE", self.inner.schema);
+        let drop = format!("DROP SCHEMA {} CASCADE", self.inner.place.schema);
         self.inner
             .on(
                 |inner| &inner.writers,
@@ -210,7 +217,7 @@ impl Inner {
     }
 
     fn unavailable(&self, why: &(dyn std::error::Error + 'static)) -> ShardError {
-        ShardError::Unavailable(format!("{}: {}", self.name, crate::errors::chain(why)))
+        ShardError::Unavailable(format!("{}: {}", self.place.name, crate::errors::chain(why)))
     }
 }
 
@@ -259,7 +266,7 @@ impl ShardDb for PostgresShard {
         };
         self.inner
             .on(pool, READ, move |_, db| async move {
-                Ok(query::document(&db, &query).await?)
+                query::document(&db, &query).await
             })
             .await
     }
@@ -315,7 +322,7 @@ impl ShardDb for PostgresShard {
 impl fmt::Debug for PostgresShard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresShard")
-            .field("name", &self.inner.name)
+            .field("name", &self.inner.place.name)
             .finish_non_exhaustive()
     }
 }

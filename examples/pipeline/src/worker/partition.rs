@@ -227,6 +227,9 @@ impl<L: Log> PartitionWorker<L> {
                 }
                 Err(error) => match find::<ShardError>(&*error) {
                     Some(fatal @ ShardError::ForeignLog) => return Err(fatal.to_string()),
+                    // At once where somebody says what is newer; else with the next look.
+                    Some(ShardError::StaleEpoch { current })
+                        if self.shared.topology.refresh(*current).await.is_ok() => {}
                     _ => self.pause(&chain(&*error)).await,
                 },
             }
@@ -439,6 +442,10 @@ impl<L: Log> PartitionWorker<L> {
         match find::<ShardError>(&**error) {
             Some(ShardError::Gap { watermark }) => return Next::Back(*watermark),
             Some(ShardError::StaleEpoch { .. } | ShardError::NotAssigned { .. }) => {
+                return Next::Adopt;
+            }
+            Some(ShardError::Refused(_)) => {
+                self.pause(&chain(&**error)).await;
                 return Next::Adopt;
             }
             Some(fatal @ ShardError::ForeignLog) => return Next::Halt(fatal.to_string()),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub struct Shared<L> {
     /// How to go about it.
     pub settings: WorkerSettings,
     /// Batches served, by shard.
-    served: HashMap<ShardId, AtomicU64>,
+    served: Mutex<HashMap<ShardId, u64>>,
     /// How far each partition is done, plus one; zero until its worker knows, and [`ELSEWHERE`].
     done: Vec<AtomicU64>,
 }
@@ -78,12 +78,6 @@ impl<L: Log> Shared<L> {
         cache: ReadCache,
         settings: WorkerSettings,
     ) -> Self {
-        let served = topology
-            .current()
-            .shards()
-            .iter()
-            .map(|s| (s.id().clone(), AtomicU64::new(0)))
-            .collect();
         let done = (0..log.partitions()).map(|_| AtomicU64::new(0)).collect();
         Self {
             log,
@@ -92,7 +86,7 @@ impl<L: Log> Shared<L> {
             cache,
             counters: Arc::default(),
             settings,
-            served,
+            served: Mutex::default(),
             done,
         }
     }
@@ -139,16 +133,16 @@ impl<L: Log> Shared<L> {
     }
 
     pub(super) fn count_batch(&self, shard: &ShardId) {
-        if let Some(served) = self.served.get(shard) {
-            served.fetch_add(1, Ordering::Relaxed);
-        }
+        *self.by_shard().entry(shard.clone()).or_default() += 1;
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn served(&self, shard: &ShardId) -> u64 {
-        self.served
-            .get(shard)
-            .map_or(0, |n| n.load(Ordering::Relaxed))
+        self.by_shard().get(shard).copied().unwrap_or_default()
+    }
+
+    fn by_shard(&self) -> MutexGuard<'_, HashMap<ShardId, u64>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,10 +4,11 @@
 //! is decided, row by row, what each of them met; a poison rolls everything back. So the outcome is that of a row
 //! after the other, at the cost of a handful of statements.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::{FutureExt, future};
+use seawall_shard_router::{Refusal, Slot};
 use tokio_postgres::Error;
 
 use super::Failed;
@@ -26,6 +27,15 @@ pub(super) async fn adopt(
     log: LogId,
     epoch: u64,
 ) -> Result<Watermark, Failed> {
+    let state = db.client.query_one(&db.statements.state, &[]).await?;
+    let (current, timeline): (u64, i64) = (unsigned(&state, 0), state.get(1));
+    // A router that is behind would begin a partition that has left again from the log's start.
+    if current > epoch {
+        return Err(Failed::Refused(ShardError::StaleEpoch { current }));
+    }
+    if timeline != db.timeline {
+        return Err(Failed::Refused(unconfirmed()));
+    }
     let row = db
         .client
         .query_opt(
@@ -140,12 +150,16 @@ async fn in_transaction(
 /// Begins, and waits for the watermark's row. Whatever else is applied of this partition waits for the end.
 async fn lock(db: &Connection, batch: &Batch) -> Result<Position, Failed> {
     let partition = i32::from(batch.partition);
-    let (begun, row) = future::join(
+    let slots = slots(batch);
+    // One round trip. The second looks when the first has its lock, so at what no change of slots can be under way for.
+    let (begun, row, refusal) = future::join3(
         db.client.batch_execute("BEGIN"),
         db.client.query_opt(&db.statements.lock, &[&partition]),
+        db.client.query_one(&db.statements.refusal, &[&slots]),
     )
     .await;
     begun?;
+    let refusal = refused(&refusal?, db.timeline);
     let Some(row) = row? else {
         return Err(Failed::Refused(ShardError::NotAssigned {
             partition: batch.partition,
@@ -160,8 +174,39 @@ async fn lock(db: &Connection, batch: &Batch) -> Result<Position, Failed> {
         () if position < batch.from && !sabotage::on(Sabotage::JumpGaps) => ShardError::Gap {
             watermark: position,
         },
-        () => return Ok(position),
+        () => match refusal {
+            Some(refusal) => refusal,
+            None => return Ok(position),
+        },
     }))
+}
+
+/// The slots of a batch's rows.
+fn slots(batch: &Batch) -> Vec<i32> {
+    let records = batch.rows.iter().filter_map(|row| match &row.fate {
+        Fate::Apply(record) => Some(record),
+        Fate::Dead(dead) => dead.record.as_ref(),
+    });
+    let slots: BTreeSet<u16> = records.map(|record| record.slot).collect();
+    slots.into_iter().map(i32::from).collect()
+}
+
+/// Why the shard does not take the writes of these slots, from what it holds and where it holds it.
+fn refused(row: &tokio_postgres::Row, timeline: i64) -> Option<ShardError> {
+    if row.get::<_, i64>(1) != timeline {
+        return Some(unconfirmed());
+    }
+    let slot = Slot::new(row.get::<_, Option<i32>>(2)?.try_into().ok()?)?;
+    let epoch = unsigned(row, 4);
+    Some(ShardError::Refused(match row.get::<_, &str>(3) {
+        "frozen" => Refusal::Frozen { slot, epoch },
+        _ => Refusal::Moved { slot, epoch },
+    }))
+}
+
+/// A promoted server may have missed that a slot left. Whoever looks after the assignment confirms it soon.
+fn unconfirmed() -> ShardError {
+    ShardError::Unavailable("it was promoted, and has not confirmed its slots yet".to_owned())
 }
 
 /// Of the items that are ordered, those that are products.

@@ -43,6 +43,8 @@ pub(super) struct Connector {
 pub(super) struct Connection {
     pub(super) client: Arc<Client>,
     pub(super) statements: Arc<Statements>,
+    /// The timeline of its server when it was made, where that is a primary.
+    pub(super) timeline: i64,
     broken: Arc<AtomicBool>,
 }
 
@@ -83,8 +85,8 @@ impl Connector {
         }
     }
 
-    /// A connection without prepared statements, for setting up.
-    pub(super) async fn plain(&self) -> Result<Client, ConnectError> {
+    /// A connection without prepared statements, and the timeline of its server where that writes, else 0.
+    pub(super) async fn plain(&self) -> Result<(Client, i64), ConnectError> {
         let found = join_all(self.servers.iter().map(|server| async {
             let looked = tokio::time::timeout(CONNECT, look(server));
             match looked.await {
@@ -112,18 +114,34 @@ impl Connector {
             }
         }
         match (self.want, writing, following) {
-            (Want::Replica, _, Some(client)) => Ok(client),
+            (Want::Replica, _, Some(client)) => Ok((client, 0)),
             (_, Some((timeline, client)), _) => {
                 let newest = self.newest.fetch_max(timeline, Ordering::AcqRel);
                 if timeline < newest {
                     return Err(ConnectError::Replaced { timeline, newest });
                 }
-                Ok(client)
+                Ok((client, timeline.into()))
             }
             (Want::Primary, None, Some(_)) => Err(ConnectError::NoPrimary),
             (_, None, None) => Err(ConnectError::Nobody(why)),
         }
     }
+}
+
+/// A connection to each server of a shard that follows, or why one that should is not reached.
+pub(super) async fn followers(place: &Place) -> Result<Vec<Client>, ConnectError> {
+    let mut followers = Vec::new();
+    for server in Connector::new(place, Want::Replica).servers.iter() {
+        let found = match tokio::time::timeout(CONNECT, look(server)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(why)) => return Err(ConnectError::Nobody(chain(&why))),
+            Err(elapsed) => return Err(ConnectError::Nobody(elapsed.to_string())),
+        };
+        if found.timeline.is_none() {
+            followers.push(found.client);
+        }
+    }
+    Ok(followers)
 }
 
 async fn look(server: &Config) -> Result<Found, tokio_postgres::Error> {
@@ -152,13 +170,14 @@ impl bb8::ManageConnection for Connector {
     type Error = ConnectError;
 
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        let client = self.plain().await?;
+        let (client, timeline) = self.plain().await?;
         let statements = Statements::prepare(&client)
             .await
             .map_err(|why| ConnectError::Nobody(chain(&why)))?;
         Ok(Connection {
             client: Arc::new(client),
             statements: Arc::new(statements),
+            timeline,
             broken: Arc::default(),
         })
     }

@@ -3,12 +3,12 @@
 //! Every write asks whether its operation is decided, and a look for one costs PostgreSQL almost as much as a look for
 //! a hundred. So while a look is under way, those who ask wait for the next one, which is for all of them.
 
-use std::collections::HashMap;
 use std::future::Future;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+use super::query;
 use crate::order::OrderId;
 use crate::shard::{ShardError, Versioned};
 
@@ -21,8 +21,7 @@ const WAITING: usize = 4_096;
 /// Looks at once: one travels while another is answered.
 const LOOKS: usize = 2;
 
-/// What a look finds; what it does not name is not there.
-pub(super) type Found = Result<HashMap<OrderId, Versioned>, ShardError>;
+type Found = Result<query::Orders, ShardError>;
 
 /// Asks for one order.
 struct Asked {
@@ -91,10 +90,14 @@ where
         let found = look(ids).await;
         for Asked { id, answer } in asked {
             let one = match &found {
-                Ok(found) => Ok(found.get(&id).cloned().unwrap_or(Versioned {
-                    version: 0,
-                    document: None,
-                })),
+                Ok(found) => match found.get(&id) {
+                    Some(Ok(found)) => Ok(found.clone()),
+                    Some(Err(refusal)) => Err(ShardError::Refused(refusal.clone())),
+                    None => Ok(Versioned {
+                        version: 0,
+                        document: None,
+                    }),
+                },
                 Err(why) => Err(ShardError::Unavailable(why.to_string())),
             };
             // A failed send: its caller was dropped.
@@ -135,10 +138,10 @@ mod tests {
                         let version = u64::from(id.op.0[0]);
                         (
                             id,
-                            Versioned {
+                            Ok(Versioned {
                                 version,
                                 document: None,
-                            },
+                            }),
                         )
                     });
                     Ok(found.collect())

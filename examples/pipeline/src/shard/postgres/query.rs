@@ -2,24 +2,36 @@
 
 use std::collections::HashMap;
 
-use seawall_shard_router::Slot;
+use futures_util::future;
+use seawall_shard_router::{Refusal, Slot};
 use tokio_postgres::{Error, Row};
 
+use super::Failed;
 use super::connect::Connection;
+use crate::app::PARTITIONS;
 use crate::log::{LogId, Position};
 use crate::order::{OpId, OrderId};
 use crate::shard::catalogue::CATALOGUE;
 use crate::shard::{
-    Decided, Document, Lettered, Query, State, StoredLetter, Sums, Tally, Versioned, Watermark,
+    Decided, Document, Lettered, Query, ShardError, State, StoredLetter, Sums, Tally, Versioned, Watermark,
 };
 
-pub(super) async fn document(db: &Connection, query: &Query) -> Result<Versioned, Error> {
+/// What a look for orders finds; what it does not name is not there.
+pub(super) type Orders = HashMap<OrderId, Result<Versioned, Refusal>>;
+
+pub(super) async fn document(db: &Connection, query: &Query) -> Result<Versioned, Failed> {
+    if let Some(refusal) = unreadable(db, query.slot()).await?.into_values().next() {
+        return Err(Failed::Refused(ShardError::Refused(refusal)));
+    }
     let found = match query {
-        Query::Order(id) => orders(db, &[*id]).await.map(|mut found| found.remove(id)),
+        Query::Order(id) => match orders(db, &[*id]).await?.remove(id) {
+            Some(found) => found.map(Some).map_err(|why| Failed::Refused(ShardError::Refused(why))),
+            None => Ok(None),
+        },
         // No text of PostgreSQL's holds it, so nothing has such a name.
         Query::Account(id) | Query::Product(id) if id.contains('\0') => Ok(None),
-        Query::Account(id) => account(db, id).await,
-        Query::Product(id) => product(db, id).await,
+        Query::Account(id) => Ok(account(db, id).await?),
+        Query::Product(id) => Ok(product(db, id).await?),
     };
     Ok(found?.unwrap_or(Versioned {
         version: 0,
@@ -27,13 +39,35 @@ pub(super) async fn document(db: &Connection, query: &Query) -> Result<Versioned
     }))
 }
 
-/// Those of the orders that are there.
-pub(super) async fn orders(
+/// Of these slots, those whose reads are not for this shard: it has them no more, or not yet all of them.
+async fn unreadable(
     db: &Connection,
-    ids: &[OrderId],
-) -> Result<HashMap<OrderId, Versioned>, Error> {
+    slots: impl IntoIterator<Item = Slot>,
+) -> Result<HashMap<Slot, Refusal>, Error> {
+    let slots: Vec<i32> = slots.into_iter().map(|slot| slot.get().into()).collect();
+    if slots.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = db
+        .client
+        .query(&db.statements.unreadable, &[&slots])
+        .await?;
+    let refused = rows.iter().filter_map(|row| {
+        let slot = Slot::new(row.get::<_, i32>(0).try_into().ok()?)?;
+        let epoch = unsigned(row, 1);
+        Some((slot, Refusal::Moved { slot, epoch }))
+    });
+    Ok(refused.collect())
+}
+
+/// Those of the orders that are there, and those that this shard is not to be asked for.
+pub(super) async fn orders(db: &Connection, ids: &[OrderId]) -> Result<Orders, Error> {
     let ops: Vec<&[u8]> = ids.iter().map(|id| &id.op.0[..]).collect();
-    let rows = db.client.query(&db.statements.orders, &[&ops]).await?;
+    let (rows, unreadable) = future::try_join(
+        db.client.query(&db.statements.orders, &[&ops]),
+        unreadable(db, ids.iter().map(|id| id.slot)),
+    )
+    .await?;
     // The right operation in a slot that somebody made up is nobody's order, and whoever asks for it does not find it.
     let found = rows.iter().filter_map(|row| {
         let slot = u16::try_from(row.get::<_, i32>(1)).ok()?;
@@ -60,7 +94,13 @@ pub(super) async fn orders(
             },
         ))
     });
-    Ok(found.collect())
+    let mut found: Orders = found.map(|(id, order)| (id, Ok(order))).collect();
+    for id in ids {
+        if let Some(refusal) = unreadable.get(&id.slot) {
+            found.insert(*id, Err(refusal.clone()));
+        }
+    }
+    Ok(found)
 }
 
 async fn account(db: &Connection, id: &str) -> Result<Option<Versioned>, Error> {
@@ -94,7 +134,7 @@ pub(super) async fn position(db: &Connection) -> Result<u64, Error> {
 pub(super) async fn letters(db: &Connection) -> Result<u64, Error> {
     let row = db
         .client
-        .query_one("SELECT count(*) FROM letter", &[])
+        .query_one(&format!("SELECT count(*) {LETTERS_HERE}"), &[])
         .await?;
     Ok(unsigned(&row, 0))
 }
@@ -108,8 +148,11 @@ pub(super) async fn letters_page(
     let rows = db
         .client
         .query(
-            "SELECT id, op, partition, at_offset, class, body FROM letter
-             WHERE id COLLATE \"C\" > $1 ORDER BY id COLLATE \"C\" LIMIT $2",
+            &format!(
+                "SELECT letter.id, letter.op, letter.partition, letter.at_offset, letter.class, letter.body
+                 {LETTERS_HERE} AND letter.id COLLATE \"C\" > $1
+                 ORDER BY letter.id COLLATE \"C\" LIMIT $2"
+            ),
             &[&after, &max],
         )
         .await?;
@@ -124,14 +167,20 @@ pub(super) async fn letters_page(
     Ok(letters.collect())
 }
 
-/// Everything at one moment.
+/// Letters, but for those that this shard only has a copy of. One whose record could not be read has no slot, and stays
+/// where it was written.
+const LETTERS_HERE: &str = "FROM letter LEFT JOIN op ON op.op = letter.op
+    LEFT JOIN slots ON slots.slot = op.slot WHERE slots.holding IS DISTINCT FROM 'away'";
+
+/// Everything at one moment, but for what this shard only has a copy of while slots move.
 pub(super) async fn tally(db: &Connection) -> Result<Tally, Error> {
     let client = &db.client;
     client
         .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
     let mut tally = Tally::default();
-    let ops = "SELECT op, applied, fingerprint, account, quantity, partition, at_offset FROM op";
+    let ops = "SELECT op, applied, fingerprint, account, quantity, partition, at_offset
+               FROM op JOIN slots USING (slot) WHERE holding <> 'away'";
     for row in client.query(ops, &[]).await? {
         let decided = Decided {
             op: OpId(bytes(&row, 0)),
@@ -147,8 +196,10 @@ pub(super) async fn tally(db: &Connection) -> Result<Tally, Error> {
             tally.dead.push(decided);
         }
     }
-    let letters = "SELECT op, partition, at_offset, class FROM letter";
-    for row in client.query(letters, &[]).await? {
+    let letters = format!(
+        "SELECT letter.op, letter.partition, letter.at_offset, letter.class {LETTERS_HERE}"
+    );
+    for row in client.query(&letters, &[]).await? {
         tally.letters.push(Lettered {
             op: op(&row, 0),
             partition: partition(&row, 1),
@@ -157,7 +208,7 @@ pub(super) async fn tally(db: &Connection) -> Result<Tally, Error> {
         });
     }
     for row in client
-        .query("SELECT id, orders, units FROM account", &[])
+        .query(ACCOUNTS_HERE, &[])
         .await?
     {
         tally.accounts.push(Sums {
@@ -166,8 +217,10 @@ pub(super) async fn tally(db: &Connection) -> Result<Tally, Error> {
             units: unsigned(&row, 2),
         });
     }
-    let marks = "SELECT partition, log, epoch, position FROM watermark ORDER BY partition";
-    for row in client.query(marks, &[]).await? {
+    let marks = "SELECT partition, log, epoch, position FROM watermark
+                 WHERE EXISTS(SELECT 1 FROM slots WHERE slot % $1 = partition AND holding <> 'away')
+                 ORDER BY partition";
+    for row in client.query(marks, &[&i32::from(PARTITIONS)]).await? {
         let mark = Watermark {
             log: LogId(bytes(&row, 1)),
             epoch: unsigned(&row, 2),
@@ -178,6 +231,16 @@ pub(super) async fn tally(db: &Connection) -> Result<Tally, Error> {
     client.batch_execute("COMMIT").await?;
     Ok(tally)
 }
+
+/// Accounts' sums, less the orders of which this shard only has a copy. Strangers share an account, so its orders may lie
+/// on many shards.
+const ACCOUNTS_HERE: &str = "
+    SELECT id, account.orders - coalesce(copy.orders, 0), account.units - coalesce(copy.units, 0)
+    FROM account LEFT JOIN (
+        SELECT account, count(*) AS orders, sum(quantity)::bigint AS units
+        FROM op JOIN slots USING (slot) WHERE applied AND holding = 'away' GROUP BY account
+    ) AS copy ON copy.account = id
+    WHERE (account.orders, account.units) <> (coalesce(copy.orders, 0), coalesce(copy.units, 0))";
 
 fn op(row: &Row, at: usize) -> Option<OpId> {
     row.get::<_, Option<&[u8]>>(at)?.try_into().ok().map(OpId)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use seawall_shard_router::SLOTS;
 use tokio_postgres::Client;
 
 use super::Identity;
@@ -11,7 +12,7 @@ use crate::log::LogId;
 use crate::shard::catalogue::{NUMBERS, Product, product};
 
 /// Raised when the tables change.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// Processes that start together make the tables one after the other.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(6013519)";
@@ -38,6 +39,19 @@ const TABLES: &str = "
         id text PRIMARY KEY, op bytea, partition int NOT NULL, at_offset bigint NOT NULL,
         class text NOT NULL, body bytea NOT NULL, at_ms bigint
     );
+    CREATE TABLE IF NOT EXISTS slots(
+        slot int PRIMARY KEY, holding text NOT NULL CHECK (holding IN ('owned', 'frozen', 'away')),
+        epoch bigint NOT NULL, readable boolean NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS slots_not_owned ON slots(slot) WHERE holding <> 'owned';
+    CREATE TABLE IF NOT EXISTS state(epoch bigint NOT NULL, timeline bigint NOT NULL);
+    CREATE TABLE IF NOT EXISTS kept(
+        name text PRIMARY KEY, version bigint NOT NULL, body text NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS copied(
+        source text NOT NULL, partition int NOT NULL, position bigint NOT NULL,
+        PRIMARY KEY(source, partition)
+    );
 ";
 
 /// Why a shard was not opened.
@@ -63,7 +77,7 @@ pub(super) async fn set_up(
     schema: &str,
     identity: Identity,
 ) -> Result<(), SetupError> {
-    let client = connector.plain().await.map_err(SetupError::Connect)?;
+    let (client, timeline) = connector.plain().await.map_err(SetupError::Connect)?;
     client.batch_execute("BEGIN").await?;
     client.batch_execute(LOCK).await?;
     client
@@ -74,7 +88,7 @@ pub(super) async fn set_up(
         .query("SELECT version, log, shard, shards FROM identity", &[])
         .await?;
     match &found[..] {
-        [] => make(&client, identity).await?,
+        [] => make(&client, identity, timeline).await?,
         [row] => {
             let version: i32 = row.get(0);
             if version != VERSION {
@@ -105,12 +119,32 @@ pub(super) async fn set_up(
     Ok(())
 }
 
-async fn make(client: &Client, identity: Identity) -> Result<(), tokio_postgres::Error> {
+async fn make(
+    client: &Client,
+    identity: Identity,
+    timeline: i64,
+) -> Result<(), tokio_postgres::Error> {
     let (shard, shards) = (i32::from(identity.shard), i32::from(identity.shards));
     client
         .execute(
             "INSERT INTO identity(version, log, shard, shards) VALUES($1, $2, $3, $4)",
             &[&VERSION, &&identity.log.0[..], &shard, &shards],
+        )
+        .await?;
+    // Dealt round robin, as the first topology deals them; a shard that joins later owns nothing yet.
+    client
+        .execute(
+            "INSERT INTO slots(slot, holding, epoch, readable)
+             SELECT slot, CASE WHEN mine THEN 'owned' ELSE 'away' END, 1, mine
+             FROM (SELECT slot, slot % $2 = $1 AS mine
+                   FROM generate_series(0, $3::int - 1) AS slot) AS dealt",
+            &[&shard, &shards, &i32::from(SLOTS)],
+        )
+        .await?;
+    client
+        .execute(
+            "INSERT INTO state(epoch, timeline) VALUES(1, $1)",
+            &[&timeline],
         )
         .await?;
     let (mut ids, mut names, mut prices) = (Vec::new(), Vec::new(), Vec::new());

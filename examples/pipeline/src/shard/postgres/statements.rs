@@ -31,6 +31,15 @@ statements! {
              WHERE mine.log = excluded.log
          RETURNING epoch, position",
     lock: "SELECT log, epoch, position FROM watermark WHERE partition = $1 FOR UPDATE",
+    state: "SELECT epoch, timeline FROM state",
+    // What keeps a batch from being applied, looked at under the watermark's lock.
+    refusal:
+        "SELECT state.epoch, state.timeline, other.slot, other.holding, other.epoch
+         FROM state LEFT JOIN LATERAL (
+             SELECT slot, holding, epoch FROM slots
+             WHERE slot = ANY($1) AND holding <> 'owned' LIMIT 1
+         ) AS other ON true",
+    unreadable: "SELECT slot, epoch FROM slots WHERE slot = ANY($1) AND NOT readable",
     insert:
         "INSERT INTO op(op, applied, class, fingerprint, slot, partition, at_offset,
                         account, item, quantity, at_ms)

@@ -1,0 +1,130 @@
+//! What the shard says of itself to those who look after the assignment, and what they have it keep for them.
+
+use seawall_shard_router::{Slot, SlotRange};
+use tokio_postgres::Client;
+
+use super::query::unsigned;
+use super::{Inner, PostgresShard, READ, TRANSACTION};
+use crate::shard::ShardError;
+
+/// What a shard says when it is looked after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// Whether the server that writes is one on which its slots were confirmed.
+    pub is_confirmed: bool,
+    /// What it keeps under the name that was asked for, where that is newer.
+    pub newer: Option<String>,
+}
+
+impl PostgresShard {
+    /// Asks whether its slots are confirmed, and for what it keeps under `name` of a version above `above`.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Unavailable`].
+    pub async fn look(&self, name: &'static str, above: u64) -> Result<Looked, ShardError> {
+        let ask = "SELECT timeline, (SELECT body FROM kept WHERE name = $1 AND version > $2) FROM state";
+        self.inner
+            .on(
+                |inner: &Inner| &inner.readers,
+                READ,
+                move |_, db| async move {
+                    let row = db
+                        .client
+                        .query_one(ask, &[&name, &above.cast_signed()])
+                        .await?;
+                    Ok(Looked {
+                        is_confirmed: row.get::<_, i64>(0) == db.timeline,
+                        newer: row.get(1),
+                    })
+                },
+            )
+            .await
+    }
+
+    /// Confirms what the shard holds on the server that writes now, which may have been a replica and have missed
+    /// something: of these slots it takes no more writes, as of this epoch, unless it knows of a later one.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Unavailable`].
+    pub async fn confirm(&self, leaving: &[SlotRange], epoch: u64) -> Result<(), ShardError> {
+        let slots = numbers(leaving.iter().flat_map(|range| range.slots()));
+        self.inner
+            .on(
+                |inner: &Inner| &inner.writers,
+                TRANSACTION,
+                move |_, db| async move {
+                    confirm(&db.client, &slots, epoch, db.timeline).await?;
+                    Ok(())
+                },
+            )
+            .await
+    }
+}
+
+async fn confirm(
+    client: &Client,
+    slots: &[i32],
+    epoch: u64,
+    timeline: i64,
+) -> Result<(), tokio_postgres::Error> {
+    client
+        // Whatever is applied holds a row of it locked.
+        .batch_execute("BEGIN; LOCK TABLE watermark IN EXCLUSIVE MODE")
+        .await?;
+    client
+        .execute(
+            "UPDATE slots SET holding = 'frozen', epoch = $2
+             WHERE slot = ANY($1) AND holding = 'owned' AND epoch < $2",
+            &[&slots, &epoch.cast_signed()],
+        )
+        .await?;
+    client
+        .execute("UPDATE state SET timeline = $1", &[&timeline])
+        .await?;
+    client.batch_execute("COMMIT").await
+}
+
+impl super::Side {
+    /// What is kept under a name, with its version.
+    ///
+    /// # Errors
+    ///
+    /// PostgreSQL's own.
+    pub async fn kept(&self, name: &str) -> Result<Option<(u64, String)>, tokio_postgres::Error> {
+        let row = self
+            .client
+            .query_opt("SELECT version, body FROM kept WHERE name = $1", &[&name])
+            .await?;
+        Ok(row.map(|row| (unsigned(&row, 0), row.get(1))))
+    }
+
+    /// Keeps something under a name, unless what is there is newer.
+    ///
+    /// # Errors
+    ///
+    /// PostgreSQL's own.
+    pub async fn keep(
+        &self,
+        name: &str,
+        version: u64,
+        body: &str,
+    ) -> Result<(), tokio_postgres::Error> {
+        self.client
+            .execute(
+                "INSERT INTO kept(name, version, body) VALUES($1, $2, $3)
+                 ON CONFLICT(name) DO UPDATE SET version = excluded.version, body = excluded.body
+                     WHERE kept.version < excluded.version",
+                &[&name, &version.cast_signed(), &body],
+            )
+            .await
+            .map(drop)
+    }
+}
+
+/// As the tables have them.
+pub(super) fn numbers(slots: impl IntoIterator<Item = Slot>) -> Vec<i32> {
+    slots.into_iter().map(|slot| slot.get().into()).collect()
+}
+
