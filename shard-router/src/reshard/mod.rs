@@ -62,7 +62,7 @@ impl<M: Mover> Reshard<M> {
     /// [`ReshardError::Plan`] when the plan does not fit the topology, [`ReshardError::Unfinished`]
     /// when the journal holds a move that is not over, and [`ReshardError::Journal`].
     pub async fn begin(mut mover: M, base: &Topology, plan: Plan) -> Result<Self, ReshardError> {
-        let progress = Progress::new(base.clone(), plan, 100).map_err(ReshardError::Plan)?;
+        let progress = Progress::planned(base, plan).map_err(ReshardError::Plan)?;
         if let Some(before) = mover.load().await.map_err(ReshardError::Journal)?
             && !matches!(before.stage(), Stage::Done | Stage::RolledBack)
         {

@@ -104,7 +104,19 @@ pub struct Progress {
 /// What the steps of one stage are, one for each move.
 type Each = for<'a> fn(&'a Move, u64) -> Step<'a>;
 
+/// Writes that may be missing when reads switch.
+const CLOSE: u64 = 100;
+
 impl Progress {
+    /// A plan of which nothing is done: what [`Reshard::begin`](crate::Reshard::begin) sets out
+    /// with, for [`dry_run`](Self::dry_run).
+    ///
+    /// # Errors
+    /// As for [`Topology::apply`], and [`ConfigError::LastEpoch`] where no epochs are left.
+    pub fn planned(base: &Topology, plan: Plan) -> Result<Self, ConfigError> {
+        Self::new(base.clone(), plan, CLOSE)
+    }
+
     pub(crate) fn new(base: Topology, plan: Plan, close: u64) -> Result<Self, ConfigError> {
         base.apply(&plan)?;
         // Three epochs are to come: reads, writes, and the way back.

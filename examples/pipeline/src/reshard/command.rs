@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use seawall_shard_router::{BoxError, Reshard, ReshardError, Shard, Stage, Topology};
+use seawall_shard_router::{BoxError, Progress, Reshard, ReshardError, Shard, Stage, Topology};
 
 use super::PostgresMover;
 use crate::app::runtime;
@@ -105,7 +105,10 @@ async fn add(
     let plan = grown.plan_from(&base);
     print!("{plan}");
     if dry_run {
-        println!("copied, compared, switched and kept reversible; nothing was done");
+        for step in Progress::planned(&base, plan)?.dry_run() {
+            println!("{step}");
+        }
+        println!("nothing was done");
         return Ok(None);
     }
     let mut joined: BTreeMap<_, _> = newest.joined;

@@ -208,19 +208,21 @@ pub mod remote {
 
     async fn is_settled(there: &pipeline::services::Services) -> bool {
         let log = there.log();
-        let mut reached = vec![0; log.partitions().into()];
+        // The lowest of the shards that serve a partition; slots that move may be of several.
+        let mut reached = vec![None; log.partitions().into()];
         for shard in there.shards() {
             // A shard that is out for a moment is asked again.
             let Ok(tally) = shard.tally().await else {
                 return false;
             };
             for (partition, mark) in tally.watermarks {
-                reached[usize::from(partition)] = mark.position.0;
+                let lowest = &mut reached[usize::from(partition)];
+                *lowest = Some(lowest.map_or(mark.position.0, |low: u64| low.min(mark.position.0)));
             }
         }
         (0..log.partitions())
             .zip(reached)
-            .all(|(partition, reached)| reached >= log.end(partition).borrow().0)
+            .all(|(partition, reached)| reached.unwrap_or(0) >= log.end(partition).borrow().0)
     }
 
     impl Services {

@@ -9,4 +9,5 @@ mod common;
 mod cache;
 mod log;
 mod outages;
+mod reshard;
 mod roles;
