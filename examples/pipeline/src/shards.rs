@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -377,11 +377,7 @@ fn router<D: ShardDb>(
 
 /// Reports how far each endpoint is. One that cannot say so is as far as nowhere, so that a replica is not read from
 /// while it is out, nor before it was first asked.
-async fn watch<D: ShardDb>(
-    router: Router<D>,
-    shards: Opened<D>,
-    stop: CancellationToken,
-) {
+async fn watch<D: ShardDb>(router: Router<D>, shards: Opened<D>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -140,7 +140,8 @@ async fn read<L: Log>(
     let found = api
         .cache
         .get(query, move |query, at_least| async move {
-            let Versioned { version, document } = ask(&shards, &topology, slot, query, at_least).await?;
+            let Versioned { version, document } =
+                ask(&shards, &topology, slot, query, at_least).await?;
             Ok(Loaded {
                 version,
                 answer: show(document),

@@ -49,7 +49,10 @@ async fn act(shards: &Arc<Assigned>, args: &ReshardArgs) -> anyhow::Result<bool>
         }
         ReshardAction::Add => {
             let at = ShardPlace {
-                primary: args.primary.clone().context("--primary says where the shard is")?,
+                primary: args
+                    .primary
+                    .clone()
+                    .context("--primary says where the shard is")?,
                 replica: args.replica.clone(),
             };
             match add(shards, at, args.dry_run).await? {
@@ -115,7 +118,10 @@ async fn add(
     shards.join(number, &at).await?;
     joined.insert(shard_id(number), at);
     let mover = PostgresMover::new(shards, joined).await.map_err(told)?;
-    Reshard::begin(mover, &base, plan).await.map(Some).map_err(why)
+    Reshard::begin(mover, &base, plan)
+        .await
+        .map(Some)
+        .map_err(why)
 }
 
 async fn resumed(

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seawall_shard_router::{BoxError, Move, Mover, Outcome, Progress, ShardId, Stage, Step, Topology};
+use seawall_shard_router::{
+    BoxError, Move, Mover, Outcome, Progress, ShardId, Stage, Step, Topology,
+};
 
 use crate::services::{Assigned, Assignment, Journal, ShardPlace};
 use crate::shard::postgres::{Moving, Side};
@@ -55,7 +57,10 @@ impl PostgresMover {
 
     /// The source and the target.
     async fn sides(&self, a_move: &Move) -> Result<(Side, Side, Moving), BoxError> {
-        let (source, target) = (self.side(a_move.from()).await?, self.side(a_move.to()).await?);
+        let (source, target) = (
+            self.side(a_move.from()).await?,
+            self.side(a_move.to()).await?,
+        );
         Ok((source, target, Moving::new(a_move.slots())))
     }
 

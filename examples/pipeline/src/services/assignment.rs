@@ -143,7 +143,9 @@ impl Assigned {
     pub async fn look(&self) -> Result<Topology, BoxError> {
         let known = self.lock().topology.epoch();
         let shards = self.opened.all();
-        let looks = shards.iter().map(|(_, shard)| shard.look(ASSIGNMENT, known));
+        let looks = shards
+            .iter()
+            .map(|(_, shard)| shard.look(ASSIGNMENT, known));
         let looks = join_all(looks).await;
         let mut newest: Option<Assignment> = None;
         let (mut refused, mut answered, mut unconfirmed) = (None, 0, Vec::new());
@@ -157,7 +159,8 @@ impl Assigned {
                     }
                     if let Some(said) = looked.newer {
                         let said: Assignment = serde_json::from_str(&said)?;
-                        let newer = |other: &Assignment| other.topology.epoch() < said.topology.epoch();
+                        let newer =
+                            |other: &Assignment| other.topology.epoch() < said.topology.epoch();
                         if newest.as_ref().is_none_or(newer) {
                             newest = Some(said);
                         }
@@ -178,9 +181,9 @@ impl Assigned {
         if !unconfirmed.is_empty() {
             let journal = self.journal().await?;
             for (id, shard) in unconfirmed {
-                let (leaving, epoch) = journal
-                    .as_ref()
-                    .map_or((Vec::new(), 0), |(_, journal)| leaving(&journal.progress, id));
+                let (leaving, epoch) = journal.as_ref().map_or((Vec::new(), 0), |(_, journal)| {
+                    leaving(&journal.progress, id)
+                });
                 shard.confirm(&leaving, epoch).await?;
                 tracing::info!(shard = %id, "a shard was promoted, and its slots are confirmed");
             }

@@ -217,7 +217,11 @@ impl Inner {
     }
 
     fn unavailable(&self, why: &(dyn std::error::Error + 'static)) -> ShardError {
-        ShardError::Unavailable(format!("{}: {}", self.place.name, crate::errors::chain(why)))
+        ShardError::Unavailable(format!(
+            "{}: {}",
+            self.place.name,
+            crate::errors::chain(why)
+        ))
     }
 }
 

@@ -7,6 +7,7 @@
 mod common;
 
 mod cache;
+mod holdings;
 mod log;
 mod outages;
 mod reshard;

@@ -10,6 +10,7 @@ use pipeline::accounting::Accounting;
 use pipeline::backend::Backend;
 use pipeline::load::{LedgerFile, Load, Mix, Run, read_ledger};
 use pipeline::log::kafka::Reading;
+use pipeline::log::{Log, LogId};
 use pipeline::reshard::PostgresMover;
 use pipeline::services::{Assigned, Places, ShardPlace};
 use seawall_shard_router::{
@@ -17,6 +18,7 @@ use seawall_shard_router::{
 };
 use tempfile::{NamedTempFile, TempDir};
 use test_support::{Kafka, Postgres, Redis};
+use tokio::task::JoinHandle;
 
 use crate::common::Server;
 use crate::common::places::remote::{books, file, settled};
@@ -67,10 +69,10 @@ impl Trial {
         }
     }
 
-    fn load(&self, seconds: u64) -> Load {
+    fn load(&self, seed: u64, seconds: u64) -> Load {
         Load {
             server: self.servers[0].address,
-            rate: 400,
+            rate: 150,
             duration: Duration::from_secs(seconds),
             connections: 64,
             users: 300,
@@ -80,20 +82,20 @@ impl Trial {
                 repeats: 0.1,
                 ..Mix::default()
             },
-            seed: 7,
+            seed,
         }
     }
 
-    /// Starts a load that lasts until the run says so, at most `seconds`.
-    fn send(&self, seconds: u64) -> (Run, tokio::task::JoinHandle<()>) {
-        let load = self.load(seconds);
+    /// Starts a load.
+    fn send(&self, seed: u64, seconds: u64) -> Sending {
+        let load = self.load(seed, seconds);
         let ledger = LedgerFile::open(&self.home.path().join("ledger")).unwrap();
         let run = Run::new(&load, Some(ledger));
         let driver = tokio::spawn({
             let run = run.clone();
             async move { run.drive(&load).await }
         });
-        (run, driver)
+        Sending { run, driver }
     }
 
     fn reshard(&self, action: &str, more: &[&str]) -> Command {
@@ -119,25 +121,39 @@ impl Trial {
     }
 }
 
-async fn accepted(run: &Run, at_least: u64) {
-    let wait = async {
-        while run.look(|ledger, _| ledger.accepted()) < at_least {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait)
-        .await
-        .expect("orders are accepted");
+/// A load under way.
+struct Sending {
+    run: Run,
+    driver: JoinHandle<()>,
 }
 
-/// Requests that got no answer, or one that says that the server could not.
-fn failed(run: &Run) -> u64 {
-    run.look(|_, figures| {
-        let failed = figures.statuses.iter().filter(|((_, status), _)| {
-            *status == 0 || *status >= 500
+impl Sending {
+    async fn accepted(&self, at_least: u64) {
+        let wait = async {
+            while self.run.look(|ledger, _| ledger.accepted()) < at_least {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .expect("orders are accepted");
+    }
+
+    /// Waits for its end, and counts the requests that got no answer, or one that says that the server could not.
+    async fn end(self) -> u64 {
+        self.driver.await.unwrap();
+        let (failed, said) = self.run.look(|_, figures| {
+            let failed = figures
+                .statuses
+                .iter()
+                .filter(|((_, status), _)| *status == 0 || *status >= 500);
+            let failed: u64 = failed.map(|(_, count)| count).sum();
+            (failed, format!("{:?}", figures.statuses))
         });
-        failed.map(|(_, count)| count).sum()
-    })
+        println!("{said}");
+        self.run.close().unwrap();
+        failed
+    }
 }
 
 async fn ended(mut child: Child) -> (bool, String) {
@@ -154,38 +170,47 @@ async fn ended(mut child: Child) -> (bool, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_joins_under_load_killed_on_the_way_and_no_request_fails() {
     let trial = Trial::start().await;
-    let (run, driver) = trial.send(20);
-    accepted(&run, 200).await;
+    let load = trial.send(7, 15);
+    load.accepted(200).await;
 
     // A dry run says what would move, and moves nothing.
     let dry = trial.reshard("add", &["--dry-run"]).output().unwrap();
     let dry = String::from_utf8(dry.stdout).unwrap();
-    assert!(dry.contains("epoch 1 to 2: 5461 of 16384 slots move"), "{dry}");
+    assert!(
+        dry.contains("epoch 1 to 2: 5461 of 16384 slots move"),
+        "{dry}"
+    );
     assert!(dry.contains("freeze at the source"), "{dry}");
 
-    let mut child = trial.reshard("add", &[]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = trial
+        .reshard("add", &[])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let frozen = lines.find(|line| line.as_ref().unwrap().starts_with("WritesFrozen"));
     assert!(frozen.is_some(), "it never froze the slots");
     child.kill().unwrap();
     child.wait().unwrap();
 
-    let resumed = trial.reshard("resume", &["--finish"]).stdout(Stdio::piped()).spawn().unwrap();
+    let resumed = trial
+        .reshard("resume", &["--finish"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let (well, said) = ended(resumed).await;
     assert!(well, "{said}");
     assert!(said.contains("are deleted where they were"), "{said}");
-    let moved = run.look(|ledger, _| ledger.accepted());
-    accepted(&run, moved + 300).await;
-    driver.await.unwrap();
-    let failed = failed(&run);
-    let said = run.look(|_, figures| format!("{:?}", figures.statuses));
-    run.close().unwrap();
+    let failed = load.end().await + trial.send(9, 3).end().await;
 
     let (accounting, applied) = trial.account().await;
     println!("figure pipeline/failed-while-growing: {failed}");
     println!("figure pipeline/lost-while-growing: {}", accounting.lost);
-    println!("figure pipeline/twice-while-growing: {}", accounting.double_applied);
-    assert_eq!(failed, 0, "{said}");
+    println!(
+        "figure pipeline/twice-while-growing: {}",
+        accounting.double_applied
+    );
+    assert_eq!(failed, 0);
     assert!(accounting.closed, "{accounting:?}");
     assert!(applied.len() == 3 && applied[2] > 100, "{applied:?}");
 }
@@ -216,19 +241,28 @@ impl Mover for Killed {
     }
 }
 
-/// What a process that moves slots has at hand.
-async fn assigned(file: &NamedTempFile) -> (pipeline::services::Services, Arc<Assigned>) {
+/// The log that the shards apply.
+async fn log(file: &NamedTempFile) -> LogId {
     let places = Places::read(file.path()).unwrap();
     let there = pipeline::services::Services::connect(&places, Reading::Nothing)
         .await
         .unwrap();
-    let assigned = Arc::clone(there.assigned());
-    (there, assigned)
+    let log = there.log().id();
+    there.close().await;
+    log
+}
+
+/// What a process that moves slots has at hand.
+async fn assigned(file: &NamedTempFile, log: LogId) -> Arc<Assigned> {
+    let places = Places::read(file.path()).unwrap();
+    Assigned::open(&places, log).await.unwrap()
 }
 
 async fn begun(trial: &Trial, shards: &Arc<Assigned>) -> Reshard<PostgresMover> {
     let base = shards.newest().topology;
-    let shard = Shard::new("s02").primary("s02/primary").replica("s02/replica");
+    let shard = Shard::new("s02")
+        .primary("s02/primary")
+        .replica("s02/replica");
     let plan: Plan = base.with_shard(shard).unwrap().plan_from(&base);
     shards.join(2, &trial.joins).await.unwrap();
     let joined = BTreeMap::from([("s02".to_owned(), trial.joins.clone())]);
@@ -237,14 +271,10 @@ async fn begun(trial: &Trial, shards: &Arc<Assigned>) -> Reshard<PostgresMover> 
 }
 
 /// Goes on as new processes would, each of which is killed behind the first step whose answer was never lost.
-async fn through_kills(
-    trial: &Trial,
-    lost: &mut BTreeMap<String, u32>,
-    back: bool,
-) -> (Stage, u32) {
-    let mut kills = 0;
+async fn through_kills(trial: &Trial, log: LogId, back: bool) -> (Stage, u32) {
+    let (mut kills, mut lost) = (0, BTreeMap::new());
     loop {
-        let (there, shards) = assigned(&trial.file).await;
+        let shards = assigned(&trial.file, log).await;
         shards.join(2, &trial.joins).await.unwrap();
         let joined = BTreeMap::from([("s02".to_owned(), trial.joins.clone())]);
         let inner = loop {
@@ -254,11 +284,7 @@ async fn through_kills(
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         };
-        let lost_before = std::mem::take(lost);
-        let mover = Killed {
-            inner,
-            lost: lost_before,
-        };
+        let mover = Killed { inner, lost };
         let mut moving = Reshard::resume(mover).await.unwrap().unwrap();
         let done = if back {
             moving.roll_back().await
@@ -268,8 +294,7 @@ async fn through_kills(
                 done => done,
             }
         };
-        *lost = moving.into_mover().lost;
-        there.close().await;
+        lost = moving.into_mover().lost;
         match done {
             Ok(stage) => return (stage, kills),
             Err(ReshardError::Step { .. }) => kills += 1,
@@ -281,22 +306,17 @@ async fn through_kills(
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_behind_each_step_a_move_is_gone_on_with_and_the_books_close() {
     let trial = Trial::start().await;
-    let (run, driver) = trial.send(25);
-    accepted(&run, 100).await;
-    let (there, shards) = assigned(&trial.file).await;
-    drop(begun(&trial, &shards).await);
-    there.close().await;
-    let (stage, kills) = through_kills(&trial, &mut BTreeMap::new(), false).await;
+    let first = trial.send(7, 15);
+    first.accepted(100).await;
+    let log = log(&trial.file).await;
+    drop(begun(&trial, &assigned(&trial.file, log).await).await);
+    let (stage, kills) = through_kills(&trial, log, false).await;
     assert_eq!(stage, Stage::Done);
-    let moved = run.look(|ledger, _| ledger.accepted());
-    accepted(&run, moved + 100).await;
-    driver.await.unwrap();
-    let failed = failed(&run);
-    run.close().unwrap();
+    first.end().await;
+    trial.send(9, 3).end().await;
     let (accounting, applied) = trial.account().await;
     println!("figure pipeline/kills-while-growing: {kills}");
     assert!(kills >= 15, "{kills}");
-    assert_eq!(failed, 0);
     assert!(accounting.closed, "{accounting:?}");
     assert!(applied[2] > 50, "{applied:?}");
 }
@@ -304,13 +324,14 @@ async fn killed_behind_each_step_a_move_is_gone_on_with_and_the_books_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn taken_back_through_kills_what_the_new_shard_wrote_is_with_the_old_ones() {
     let trial = Trial::start().await;
-    let (run, driver) = trial.send(25);
-    accepted(&run, 100).await;
-    let (there, shards) = assigned(&trial.file).await;
+    let first = trial.send(7, 15);
+    first.accepted(100).await;
+    let log = log(&trial.file).await;
+    let shards = assigned(&trial.file, log).await;
     let mut moving = begun(&trial, &shards).await;
     assert_eq!(moving.run().await.unwrap(), Stage::Reversible);
-    let moved = run.look(|ledger, _| ledger.accepted());
-    accepted(&run, moved + 200).await;
+    let moved = first.run.look(|ledger, _| ledger.accepted());
+    first.accepted(moved + 200).await;
     settled(&trial.file).await;
     drop(moving);
     let tally = {
@@ -319,15 +340,12 @@ async fn taken_back_through_kills_what_the_new_shard_wrote_is_with_the_old_ones(
         shard.tally().await.unwrap()
     };
     assert!(tally.applied.len() > 50, "{}", tally.applied.len());
-    there.close().await;
-    let (stage, kills) = through_kills(&trial, &mut BTreeMap::new(), true).await;
+    let (stage, kills) = through_kills(&trial, log, true).await;
     assert_eq!(stage, Stage::RolledBack);
     assert!(kills >= 8, "{kills}");
-    driver.await.unwrap();
-    let failed = failed(&run);
-    run.close().unwrap();
+    first.end().await;
+    trial.send(9, 3).end().await;
     let (accounting, applied) = trial.account().await;
-    assert_eq!(failed, 0);
     assert!(accounting.closed, "{accounting:?}");
     assert_eq!(applied.get(2), Some(&0), "{applied:?}");
 }

@@ -23,7 +23,8 @@ impl PostgresShard {
     ///
     /// [`ShardError::Unavailable`].
     pub async fn look(&self, name: &'static str, above: u64) -> Result<Looked, ShardError> {
-        let ask = "SELECT timeline, (SELECT body FROM kept WHERE name = $1 AND version > $2) FROM state";
+        let ask =
+            "SELECT timeline, (SELECT body FROM kept WHERE name = $1 AND version > $2) FROM state";
         self.inner
             .on(
                 |inner: &Inner| &inner.readers,
@@ -127,4 +128,3 @@ impl super::Side {
 pub(super) fn numbers(slots: impl IntoIterator<Item = Slot>) -> Vec<i32> {
     slots.into_iter().map(|slot| slot.get().into()).collect()
 }
-

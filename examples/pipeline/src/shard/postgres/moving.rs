@@ -49,7 +49,10 @@ impl Moving {
     /// These slots.
     pub fn new(slots: impl IntoIterator<Item = Slot>) -> Self {
         let slots = numbers(slots);
-        let partitions: BTreeSet<i32> = slots.iter().map(|slot| slot % i32::from(PARTITIONS)).collect();
+        let partitions: BTreeSet<i32> = slots
+            .iter()
+            .map(|slot| slot % i32::from(PARTITIONS))
+            .collect();
         Self {
             slots,
             partitions: partitions.into_iter().collect(),
@@ -94,11 +97,13 @@ impl Side {
     /// PostgreSQL's own.
     pub async fn index(&self) -> Result<(), BoxError> {
         // One that was left half made counts for nothing.
-        let half_made = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('op_slot') AND NOT indisvalid";
+        let half_made =
+            "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('op_slot') AND NOT indisvalid";
         if self.client.query_opt(half_made, &[]).await?.is_some() {
             self.unindex().await?;
         }
-        let make = "CREATE INDEX CONCURRENTLY IF NOT EXISTS op_slot ON op(slot, partition, at_offset)";
+        let make =
+            "CREATE INDEX CONCURRENTLY IF NOT EXISTS op_slot ON op(slot, partition, at_offset)";
         Ok(self.client.batch_execute(make).await?)
     }
 
@@ -118,7 +123,12 @@ impl Side {
     /// # Errors
     ///
     /// What either side says. The same again goes on from the last copy that was whole.
-    pub async fn copy_to(&self, target: &Self, moving: &Moving, all: bool) -> Result<u64, BoxError> {
+    pub async fn copy_to(
+        &self,
+        target: &Self,
+        moving: &Moving,
+        all: bool,
+    ) -> Result<u64, BoxError> {
         let (partitions, positions) = if all {
             (Vec::new(), Vec::new())
         } else {
@@ -150,7 +160,10 @@ impl Side {
         }
         self.client.batch_execute("COMMIT").await?;
         // Only now is everything there that lies below.
-        let marks: (Vec<i32>, Vec<i64>) = marks.iter().map(|mark| (mark.get::<_, i32>(0), mark.get::<_, i64>(1))).unzip();
+        let marks: (Vec<i32>, Vec<i64>) = marks
+            .iter()
+            .map(|mark| (mark.get::<_, i32>(0), mark.get::<_, i64>(1)))
+            .unzip();
         target
             .client
             .execute(
@@ -172,7 +185,10 @@ impl Side {
                 &[&source],
             )
             .await?;
-        Ok(rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))).unzip())
+        Ok(rows
+            .iter()
+            .map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1)))
+            .unzip())
     }
 
     /// Rows travel as the text that PostgreSQL itself writes and reads.
@@ -192,7 +208,8 @@ impl Side {
         let below: [&(dyn ToSql + Sync); 3] = [&moving.slots, &partitions, &positions];
         let mine = self.client.query_one(DIGEST, &below).await?;
         let theirs = target.client.query_one(DIGEST, &below).await?;
-        Ok((0..3).all(|at| mine.get::<_, Option<String>>(at) == theirs.get::<_, Option<String>>(at)))
+        Ok((0..3)
+            .all(|at| mine.get::<_, Option<String>>(at) == theirs.get::<_, Option<String>>(at)))
     }
 
     /// Forgets how far a source was copied here, so that the next copy is of everything.
@@ -216,7 +233,9 @@ impl Side {
         self.change(moving, to, epoch).await?;
         // Whoever routes by an older assignment is refused, also with what does not move.
         let raise = "UPDATE watermark SET epoch = greatest(epoch, $2) WHERE partition = ANY($1)";
-        self.client.execute(raise, &[&moving.partitions, &epoch.cast_signed()]).await?;
+        self.client
+            .execute(raise, &[&moving.partitions, &epoch.cast_signed()])
+            .await?;
         Ok(self.client.batch_execute("COMMIT").await?)
     }
 
@@ -237,28 +256,46 @@ impl Side {
                  position = least(mine.position, excluded.position)";
         let log = &self.log[..];
         self.client
-            .execute(lower, &[&moving.partitions, &log, &epoch.cast_signed(), &partitions, &positions])
+            .execute(
+                lower,
+                &[
+                    &moving.partitions,
+                    &log,
+                    &epoch.cast_signed(),
+                    &partitions,
+                    &positions,
+                ],
+            )
             .await?;
         Ok(self.client.batch_execute("COMMIT").await?)
     }
 
     async fn begin(&self, moving: &Moving) -> Result<(), BoxError> {
         self.client.batch_execute("BEGIN").await?;
-        let lock = "SELECT 1 FROM watermark WHERE partition = ANY($1) ORDER BY partition FOR UPDATE";
+        let lock =
+            "SELECT 1 FROM watermark WHERE partition = ANY($1) ORDER BY partition FOR UPDATE";
         self.client.query(lock, &[&moving.partitions]).await?;
         Ok(())
     }
 
     /// By the rule of [`Holdings::change`](seawall_shard_router::Holdings::change).
     async fn change(&self, moving: &Moving, to: &str, epoch: u64) -> Result<(), BoxError> {
-        let change = "UPDATE slots SET holding = $2, epoch = $3, readable = readable OR $2 = 'owned'
+        let change =
+            "UPDATE slots SET holding = $2, epoch = $3, readable = readable OR $2 = 'owned'
              WHERE slot = ANY($1) AND (epoch < $3 OR (epoch = $3
                  AND (holding = $2 OR $2 = 'away' OR (holding = 'away' AND $2 = 'owned'))))";
         let epoch = epoch.cast_signed();
-        let changed = self.client.execute(change, &[&moving.slots, &to, &epoch]).await?;
+        let changed = self
+            .client
+            .execute(change, &[&moving.slots, &to, &epoch])
+            .await?;
         if changed != moving.slots.len() as u64 {
             let missing = moving.slots.len() as u64 - changed;
-            return Err(format!("{} knows of a later epoch than {epoch} for {missing} slots", self.name).into());
+            return Err(format!(
+                "{} knows of a later epoch than {epoch} for {missing} slots",
+                self.name
+            )
+            .into());
         }
         let raise = "UPDATE state SET epoch = greatest(epoch, $1)";
         self.client.execute(raise, &[&epoch]).await?;
@@ -272,7 +309,9 @@ impl Side {
     /// PostgreSQL's own.
     pub async fn read_here(&self, moving: &Moving, readable: bool) -> Result<(), BoxError> {
         let change = "UPDATE slots SET readable = $2 WHERE slot = ANY($1) AND holding <> 'owned'";
-        self.client.execute(change, &[&moving.slots, &readable]).await?;
+        self.client
+            .execute(change, &[&moving.slots, &readable])
+            .await?;
         Ok(())
     }
 
@@ -283,12 +322,17 @@ impl Side {
     /// PostgreSQL's own.
     pub async fn delete(&self, moving: &Moving) -> Result<(), BoxError> {
         loop {
-            let row = self.client.query_one(DELETE, &[&moving.slots, &DELETED]).await?;
+            let row = self
+                .client
+                .query_one(DELETE, &[&moving.slots, &DELETED])
+                .await?;
             if unsigned(&row, 0) == 0 {
                 break;
             }
         }
-        self.client.batch_execute("DELETE FROM account WHERE orders = 0").await?;
+        self.client
+            .batch_execute("DELETE FROM account WHERE orders = 0")
+            .await?;
         let marks = "DELETE FROM watermark WHERE partition = ANY($1) AND NOT EXISTS(
                  SELECT 1 FROM slots WHERE slot % $2 = partition AND holding <> 'away')";
         self.client
@@ -313,9 +357,15 @@ impl Side {
             for follower in followers(&self.place).await? {
                 loop {
                     let row = follower
-                        .query_one("SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint", &[])
+                        .query_one(
+                            "SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint",
+                            &[],
+                        )
                         .await?;
-                    if row.get::<_, Option<i64>>(0).is_some_and(|has| has >= written) {
+                    if row
+                        .get::<_, Option<i64>>(0)
+                        .is_some_and(|has| has >= written)
+                    {
                         break;
                     }
                     tokio::time::sleep(LOOK).await;
@@ -333,13 +383,17 @@ impl Side {
 
 impl fmt::Debug for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Side").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Side")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Moving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Moving").field("slots", &self.slots.len()).finish_non_exhaustive()
+        f.debug_struct("Moving")
+            .field("slots", &self.slots.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,8 @@ use crate::log::{LogId, Position};
 use crate::order::{OpId, OrderId};
 use crate::shard::catalogue::CATALOGUE;
 use crate::shard::{
-    Decided, Document, Lettered, Query, ShardError, State, StoredLetter, Sums, Tally, Versioned, Watermark,
+    Decided, Document, Lettered, Query, ShardError, State, StoredLetter, Sums, Tally, Versioned,
+    Watermark,
 };
 
 /// What a look for orders finds; what it does not name is not there.
@@ -25,7 +26,9 @@ pub(super) async fn document(db: &Connection, query: &Query) -> Result<Versioned
     }
     let found = match query {
         Query::Order(id) => match orders(db, &[*id]).await?.remove(id) {
-            Some(found) => found.map(Some).map_err(|why| Failed::Refused(ShardError::Refused(why))),
+            Some(found) => found
+                .map(Some)
+                .map_err(|why| Failed::Refused(ShardError::Refused(why))),
             None => Ok(None),
         },
         // No text of PostgreSQL's holds it, so nothing has such a name.
@@ -207,10 +210,7 @@ pub(super) async fn tally(db: &Connection) -> Result<Tally, Error> {
             class: row.get(3),
         });
     }
-    for row in client
-        .query(ACCOUNTS_HERE, &[])
-        .await?
-    {
+    for row in client.query(ACCOUNTS_HERE, &[]).await? {
         tally.accounts.push(Sums {
             account: row.get(0),
             orders: unsigned(&row, 1),
