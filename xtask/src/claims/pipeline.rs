@@ -202,7 +202,38 @@ pub(super) const CLAIMS: &[Claim] = &[
         "nothing_accepted_is_lost_on_services_when_the_server_is_killed_under_load",
     )
     .in_file("crash"),
+    Claim::test(
+        "pipeline/failed-while-growing",
+        "a shard joins under load, killed on the way and gone on with, and no request fails",
+        Equals(0.0),
+        GROWING,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/lost-while-growing",
+        "a shard joins under load, killed on the way and gone on with, and nothing is lost",
+        Equals(0.0),
+        GROWING,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/twice-while-growing",
+        "a shard joins under load, killed on the way and gone on with, and nothing is applied twice",
+        Equals(0.0),
+        GROWING,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/open-over-kills-while-growing",
+        "killed behind each step, a move is gone on with and the books close",
+        Equals(0.0),
+        "reshard::killed_behind_each_step_a_move_is_gone_on_with_and_the_books_close",
+    )
+    .in_file("services"),
 ];
+
+const GROWING: &str =
+    "reshard::a_shard_joins_under_load_killed_on_the_way_and_no_request_fails";
 
 /// Two hundred runs on the embedded store.
 const LONG: &[&str] = &["--runs", "200", "--seed", "1", "--jobs", "2"];

@@ -33,6 +33,8 @@ pub struct Services {
     assigned: Arc<Assigned>,
     redis: Connection,
     is_cluster: bool,
+    /// Of a call to Redis, where the default is not wanted.
+    deadline: Option<Duration>,
 }
 
 impl Services {
@@ -56,6 +58,10 @@ impl Services {
             assigned,
             redis,
             is_cluster: places.is_cluster(),
+            deadline: places
+                .redis
+                .deadline_ms
+                .map(|ms| Duration::from_millis(ms.get().into())),
         })
     }
 
@@ -85,7 +91,11 @@ impl Services {
     }
 
     fn client(&self) -> Client<Shared<Connection>> {
-        Client::new(Shared::new(self.redis.clone()))
+        let client = Client::new(Shared::new(self.redis.clone()));
+        match self.deadline {
+            Some(deadline) => client.deadline(deadline),
+            None => client,
+        }
     }
 }
 

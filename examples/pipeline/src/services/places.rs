@@ -16,6 +16,7 @@
 //! url = "http://127.0.0.1:8080"
 //! ```
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -47,6 +48,9 @@ pub struct RedisPlace {
     /// Whether it is a cluster; several addresses are.
     #[serde(default)]
     pub cluster: bool,
+    /// How long a call may take before it counts as an outage, in milliseconds: 250 where nothing is said.
+    #[serde(default)]
+    pub deadline_ms: Option<NonZeroU32>,
 }
 
 /// Where Kafka is.
@@ -194,6 +198,10 @@ mod tests {
         for (text, said) in [
             (without("[kafka]"), "unknown field `brokers`"),
             (GOOD.replace("urls", "url"), "unknown field `url`"),
+            (
+                GOOD.replace("[kafka]", "deadline_ms = 0\n[kafka]"),
+                "nonzero",
+            ),
             (
                 GOOD.replace("\"redis://127.0.0.1:6379\"", ""),
                 "urls is empty",
