@@ -19,7 +19,8 @@ use crate::data::{Data, PRODUCTS, Settings as DataSettings};
 use crate::load::{Figures as Sent, Ledger, Load, Mix, Run};
 use crate::outside::USERS;
 use crate::report::{
-    CacheFigures, FaultFigures, Percentiles, Report, Settings, StageFigures, Throughput,
+    BatchFigures, CacheFigures, FaultFigures, Percentiles, Report, Settings, StageFigures,
+    Throughput,
 };
 use crate::shards::Faults;
 use crate::worker::WorkerSettings;
@@ -174,6 +175,7 @@ struct Figures {
     behind: usize,
     hits: u64,
     misses: u64,
+    batches: BatchFigures,
     faults: FaultFigures,
 }
 
@@ -187,6 +189,10 @@ impl Figures {
             behind: app.shared.behind(),
             hits,
             misses,
+            batches: BatchFigures {
+                transactions: counters.batches.load(Ordering::Relaxed),
+                spanning: counters.spanning.load(Ordering::Relaxed),
+            },
             faults: FaultFigures {
                 refused: app.faults.refused.load(Ordering::Relaxed),
                 answers_lost: app.faults.answers_lost.load(Ordering::Relaxed),
@@ -330,6 +336,7 @@ impl<'a> Ran<'a> {
             replays: ledger.replays,
             refused: sent.with_status(429),
             dead_letters,
+            batches: figures.batches,
             faults: figures.faults,
             settings: Settings {
                 seconds: args.seconds.as_secs_f64(),

@@ -34,6 +34,8 @@ pub struct Report {
     pub refused: u64,
     /// Letters by class.
     pub dead_letters: BTreeMap<String, u64>,
+    /// Transactions of the workers.
+    pub batches: BatchFigures,
     /// Failures put into shard calls on purpose, and how the workers got over them.
     pub faults: FaultFigures,
     /// What the run was asked for.
@@ -111,6 +113,15 @@ impl StageFigures {
             unit,
         }
     }
+}
+
+/// What the workers sent to the shards.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BatchFigures {
+    /// Transactions.
+    pub transactions: u64,
+    /// Batches that needed one on each of several shards: none, until slots move.
+    pub spanning: u64,
 }
 
 /// Injected faults.
@@ -205,8 +216,12 @@ impl fmt::Display for Report {
         let faults = self.faults;
         writeln!(
             f,
-            "\nfaults put in on purpose: {} shard calls refused, {} answers lost; {} retries",
-            faults.refused, faults.answers_lost, faults.retries
+            "\nbatches {}, of which {} on several shards\nfaults put in on purpose: {} shard calls refused, {} answers lost; {} retries",
+            self.batches.transactions,
+            self.batches.spanning,
+            faults.refused,
+            faults.answers_lost,
+            faults.retries
         )?;
         for (class, n) in &self.dead_letters {
             writeln!(f, "dead letters: {n} x {class}")?;

@@ -428,6 +428,29 @@ async fn a_shard_that_failed_over_to_a_lagging_replica_refuses_the_gap_and_is_fe
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_that_would_span_shards_before_slots_move_halts_its_partition() {
+    // Three shards do not divide ten partitions, so slots of one lie on all of them.
+    let rig = Rig::new(3);
+    rig.order(0, 1, "tea");
+    let halted = async {
+        while rig
+            .shared
+            .counters
+            .halted
+            .load(std::sync::atomic::Ordering::Relaxed)
+            == 0
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let patience = Duration::from_secs(24 * 60 * 60);
+    tokio::time::timeout(patience, halted).await.unwrap();
+    for shard in &rig.shards {
+        assert!(shard.tally().await.unwrap().applied.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_under_another_epoch_takes_the_partition_anew() {
     let rig = Rig::new(1);
     rig.trouble(0, [Trouble::StaleEpoch]);

@@ -202,6 +202,12 @@ pub(super) const CLAIMS: &[Claim] = &[
         "nothing_accepted_is_lost_on_services_when_the_server_is_killed_under_load",
     )
     .in_file("crash"),
+    Claim::demo(
+        "pipeline/spanning-batches",
+        "until slots move, every batch touches one shard",
+        Equals(0.0),
+        "/batches/spanning",
+    ),
     Claim::test(
         "pipeline/failed-while-growing",
         "a shard joins under load, killed on the way and gone on with, and no request fails",
@@ -232,8 +238,7 @@ pub(super) const CLAIMS: &[Claim] = &[
     .in_file("services"),
 ];
 
-const GROWING: &str =
-    "reshard::a_shard_joins_under_load_killed_on_the_way_and_no_request_fails";
+const GROWING: &str = "reshard::a_shard_joins_under_load_killed_on_the_way_and_no_request_fails";
 
 /// Two hundred runs on the embedded store.
 const LONG: &[&str] = &["--runs", "200", "--seed", "1", "--jobs", "2"];

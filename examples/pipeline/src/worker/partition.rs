@@ -22,6 +22,9 @@ use crate::shard::{Applied, Batch, Fate, Query, Row, ShardError};
 use crate::shards::{Ask, ShardAnswer, ShardRequest, Write};
 use crate::stack::{Handled, Stack};
 
+/// Of the assignment that no slot has moved since.
+const FIRST_EPOCH: u64 = 1;
+
 /// How often a partition tries again to tell readers what they may have missed.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
@@ -307,6 +310,10 @@ impl<L: Log> PartitionWorker<L> {
 
     /// Has every shard of the partition apply its rows of the part.
     async fn submit(&mut self, part: &mut Part) -> Next {
+        // Before slots move a batch is one transaction: the first assignment is made so, and its cost rests on it.
+        if self.topology.epoch() == FIRST_EPOCH && self.homes.len() > 1 {
+            return Next::Halt("its batches span shards though no slot has moved".to_owned());
+        }
         for (shard, slot) in self.homes.clone() {
             let served = self.shared.served(&shard);
             let ask = Ask::Apply(self.write(part, &shard));
@@ -335,6 +342,7 @@ impl<L: Log> PartitionWorker<L> {
                 .counters
                 .spanning
                 .fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("pipeline_batches_spanning_total").increment(1);
         }
         Next::Done
     }

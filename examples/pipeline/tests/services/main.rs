@@ -12,3 +12,4 @@ mod log;
 mod outages;
 mod reshard;
 mod roles;
+mod rolling;
