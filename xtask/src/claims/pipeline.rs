@@ -236,6 +236,13 @@ pub(super) const CLAIMS: &[Claim] = &[
         "reshard::killed_behind_each_step_a_move_is_gone_on_with_and_the_books_close",
     )
     .in_file("services"),
+    Claim::test(
+        "pipeline/failed-while-rolling",
+        "two API processes and two workers are restarted one by one behind HAProxy under load, and no request fails",
+        Equals(0.0),
+        "rolling::api_and_workers_are_restarted_one_by_one_under_load_and_no_request_fails",
+    )
+    .in_file("services"),
 ];
 
 const GROWING: &str = "reshard::a_shard_joins_under_load_killed_on_the_way_and_no_request_fails";
