@@ -15,7 +15,7 @@ use super::{Places, ShardPlace};
 use crate::errors::chain;
 use crate::log::LogId;
 use crate::shard::PostgresShard;
-use crate::shard::postgres::{Identity, Place, Side};
+use crate::shard::postgres::{Identity, Patience, Place, Side};
 use crate::shards::{Opened, first_topology, shard_id};
 
 /// The name under which shards keep the assignment.
@@ -75,7 +75,7 @@ impl Assigned {
         let shards = (0..first).zip(&places.postgres.shards);
         try_join_all(shards.map(|(shard, at)| assigned.join(shard, at))).await?;
         let assigned = Arc::new(assigned);
-        if let Err(why) = assigned.look().await {
+        if let Err(why) = assigned.look(Patience::Write).await {
             anyhow::bail!("{}", chain(&*why));
         }
         Ok(assigned)
@@ -140,12 +140,12 @@ impl Assigned {
     /// # Errors
     ///
     /// When no shard answers, or one that joined cannot be opened.
-    pub async fn look(&self) -> Result<Topology, BoxError> {
+    pub async fn look(&self, patience: Patience) -> Result<Topology, BoxError> {
         let known = self.lock().topology.epoch();
         let shards = self.opened.all();
         let looks = shards
             .iter()
-            .map(|(_, shard)| shard.look(ASSIGNMENT, known));
+            .map(|(_, shard)| shard.look(ASSIGNMENT, known, patience));
         let looks = join_all(looks).await;
         let mut newest: Option<Assignment> = None;
         let (mut refused, mut answered, mut unconfirmed) = (None, 0, Vec::new());
@@ -198,7 +198,12 @@ impl Assigned {
     /// When no shard answers.
     pub async fn journal(&self) -> Result<Option<(u64, Journal)>, BoxError> {
         let shards = self.opened.all();
-        let looks = join_all(shards.iter().map(|(_, shard)| shard.look(MOVE, 0))).await;
+        let looks = join_all(
+            shards
+                .iter()
+                .map(|(_, shard)| shard.look(MOVE, 0, Patience::Write)),
+        )
+        .await;
         let mut newest: Option<(u64, Journal)> = None;
         let (mut refused, mut answered) = (None, 0);
         for looked in looks {

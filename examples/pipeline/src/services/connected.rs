@@ -17,6 +17,7 @@ use crate::log::Log;
 use crate::log::kafka::{KafkaLog, Reading, Settings};
 use crate::order::hex;
 use crate::shard::PostgresShard;
+use crate::shard::postgres::Patience;
 use crate::shards::Opened;
 
 /// How long the record of a key is kept.
@@ -137,7 +138,7 @@ impl Backend for Services {
         let assigned = Arc::clone(&self.assigned);
         Some(Arc::new(move || {
             let assigned = Arc::clone(&assigned);
-            async move { assigned.look().await }.boxed()
+            async move { assigned.look(Patience::Read).await }.boxed()
         }))
     }
 

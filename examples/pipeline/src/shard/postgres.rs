@@ -32,7 +32,7 @@ use crate::log::LogId;
 use crate::order::OrderId;
 
 pub use self::connect::ConnectError;
-pub use self::holdings::Looked;
+pub use self::holdings::{Looked, Patience};
 pub use self::moving::{Moving, Side};
 pub use self::schema::SetupError;
 

@@ -7,7 +7,7 @@ use pipeline::log::{LogId, Position};
 use pipeline::order::{OpId, Principal, Record};
 use pipeline::reshard::PostgresMover;
 use pipeline::services::{Assigned, Places, ShardPlace};
-use pipeline::shard::postgres::{Moving, Side};
+use pipeline::shard::postgres::{Moving, Patience, Side};
 use pipeline::shard::{Applied, Batch, Fate, PostgresShard, Query, Row, ShardDb, ShardError};
 use seawall_shard_router::{
     Refusal, Reshard, ReshardError, Role, Shard, ShardId, Slot, SlotRange, Stage,
@@ -302,7 +302,7 @@ async fn a_promoted_shard_takes_nothing_before_its_slots_are_confirmed() {
     assert!(shard.adopt(PARTITION, LOG, 1).await.is_err());
     let looked = async {
         loop {
-            if let Ok(looked) = shard.look("any", 0).await {
+            if let Ok(looked) = shard.look("any", 0, Patience::Write).await {
                 return looked;
             }
         }
@@ -313,7 +313,13 @@ async fn a_promoted_shard_takes_nothing_before_its_slots_are_confirmed() {
     // It had missed that a slot was frozen.
     let leaving = SlotRange::new(slot(7), slot(7)).unwrap();
     shard.confirm(&[leaving], 3).await.unwrap();
-    assert!(shard.look("any", 0).await.unwrap().is_confirmed);
+    assert!(
+        shard
+            .look("any", 0, Patience::Write)
+            .await
+            .unwrap()
+            .is_confirmed
+    );
     shard.adopt(PARTITION, LOG, 1).await.unwrap();
     let refused = shard.apply(batch(1, 1, &[7])).await;
     assert!(

@@ -1,8 +1,10 @@
 //! What the shard says of itself to those who look after the assignment, and what they have it keep for them.
 
+use bb8::Pool;
 use seawall_shard_router::{Slot, SlotRange};
 use tokio_postgres::Client;
 
+use super::connect::Connector;
 use super::query::unsigned;
 use super::{Inner, PostgresShard, READ, TRANSACTION};
 use crate::shard::ShardError;
@@ -16,30 +18,44 @@ pub struct Looked {
     pub newer: Option<String>,
 }
 
+/// How long a shard may take to be looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As a read: it is asked again soon.
+    Read,
+    /// As a write: long enough for a connection to come about past a server that hangs.
+    Write,
+}
+
 impl PostgresShard {
     /// Asks whether its slots are confirmed, and for what it keeps under `name` of a version above `above`.
     ///
     /// # Errors
     ///
     /// [`ShardError::Unavailable`].
-    pub async fn look(&self, name: &'static str, above: u64) -> Result<Looked, ShardError> {
+    pub async fn look(
+        &self,
+        name: &'static str,
+        above: u64,
+        patience: Patience,
+    ) -> Result<Looked, ShardError> {
         let ask =
             "SELECT timeline, (SELECT body FROM kept WHERE name = $1 AND version > $2) FROM state";
+        let (pool, within): (fn(&Inner) -> &Pool<Connector>, _) = match patience {
+            Patience::Read => (|inner| &inner.readers, READ),
+            Patience::Write => (|inner| &inner.writers, TRANSACTION),
+        };
         self.inner
-            .on(
-                |inner: &Inner| &inner.readers,
-                READ,
-                move |_, db| async move {
-                    let row = db
-                        .client
-                        .query_one(ask, &[&name, &above.cast_signed()])
-                        .await?;
-                    Ok(Looked {
-                        is_confirmed: row.get::<_, i64>(0) == db.timeline,
-                        newer: row.get(1),
-                    })
-                },
-            )
+            .on(pool, within, move |_, db| async move {
+                let row = db
+                    .client
+                    .query_one(ask, &[&name, &above.cast_signed()])
+                    .await?;
+                Ok(Looked {
+                    is_confirmed: row.get::<_, i64>(0) == db.timeline,
+                    newer: row.get(1),
+                })
+            })
             .await
     }
 
