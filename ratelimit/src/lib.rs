@@ -50,9 +50,12 @@
 //! | you need | [`WindowKind`] | its price |
 //! | --- | --- | --- |
 //! | a limit that is never exceeded | `Sliding`, the default | a flood gets 16/17 of it |
-//! | that, and all of it under a flood | `Log` | memory for each unit; one process |
-//! | what other limiters call a sliding window | `Counter` | up to 2 L in some windows; one process |
-//! | calls spaced evenly after a burst | `Gcra` | up to 2 L in some windows; one process |
+//! | that, and all of it under a flood | `Log` | memory for each unit |
+//! | what other limiters call a sliding window | `Counter` | up to 2 L in some windows |
+//! | calls spaced evenly after a burst | `Gcra` | up to 2 L in some windows |
+//!
+//! All of them are kept in memory and on Redis. Leases are taken for `Sliding` only; under the other kinds the server decides
+//! each request.
 //!
 //! # Which store
 //!

@@ -27,7 +27,7 @@ impl<S: Source> Leased<RedisStore<S>> {
         let hash = table.hash(charge.key);
         let stepped = {
             let mut shard = table.shard(hash);
-            let new = |before| KeyLease::new(charge.terms, before);
+            let new = |passed| KeyLease::passed(charge.terms, now, charge.cost, passed);
             let time = time_of(charge.terms);
             let key = table.known(&mut shard, hash, now, time, new);
             key.map(|key| key.step(now, charge.terms, charge.cost))
@@ -80,7 +80,7 @@ impl<S: Source> Leased<RedisStore<S>> {
             let hash = table.hash(charge.key);
             let stepped = {
                 let mut shard = table.shard(hash);
-                let new = |before| KeyLease::new(charge.terms, before);
+                let new = |passed| KeyLease::passed(charge.terms, now, charge.cost, passed);
                 let time = time_of(charge.terms);
                 let key = table.known(&mut shard, hash, now, time, new);
                 key.map(|key| key.step(now, charge.terms, charge.cost))

@@ -1,6 +1,7 @@
 //! What a node knows of one key: the rules of a lease, without clock and I/O. Moments are microseconds of the
 //! node's own clock.
 
+use super::table::Passed;
 use crate::store::redis::batch::{LeaseAsk, Leased};
 use crate::window::{Outcome, Terms, Wait};
 
@@ -12,6 +13,8 @@ const SHORTEST: u64 = 10_000;
 pub(super) const LONGEST: u64 = 4_000_000;
 /// Requests to be expected of a key while a lease lasts, for it to be worth one.
 const WORTH: u32 = 4;
+/// Requests that must have been seen lately for anything to be expected: two that come close may be chance.
+const SEEN: u64 = 3;
 
 /// How long a lease of a rule lasts: one bucket at most, as more would be charged too far ahead.
 pub(super) fn time_of(terms: Terms) -> u64 {
@@ -70,6 +73,15 @@ pub(super) enum Step {
 }
 
 impl KeyLease {
+    /// Of a key that has just passed by, as it did before with requests of about this cost.
+    pub(super) fn passed(terms: Terms, now: u64, cost: u32, passed: Passed) -> Self {
+        Self {
+            wanted: u64::from(cost) * u64::from(passed.times),
+            since: passed.since,
+            ..Self::new(terms, now)
+        }
+    }
+
     /// Of a key that was last asked about then.
     pub(super) const fn new(terms: Terms, now: u64) -> Self {
         Self {
@@ -144,7 +156,7 @@ impl KeyLease {
         }
         let most = self.terms.limit / LARGEST_PART;
         let expected = u32::try_from(expected).unwrap_or(u32::MAX);
-        if expected / WORTH < cost {
+        if expected / WORTH < cost || self.wanted < SEEN * u64::from(cost) {
             return 0;
         }
         match expected.checked_next_power_of_two() {

@@ -1,5 +1,7 @@
 //! Prepaid leases: a node reserves units on the store and spends them here.
 
+#[cfg(test)]
+mod crowd;
 mod decide;
 mod ends;
 mod lease;
@@ -65,8 +67,17 @@ const KEYS: usize = 200_000;
 ///
 /// - Units that lie in a lease are nobody else's: up to 1/16 of the limit on each node, for the time of the lease.
 /// - Being charged later than they are spent, units count for longer than a window: a flood that never ends gets at least
-///   W / (W + w + T) of the limit, where the window W has 16 buckets of length w and leases last T. A lease lasts as
-///   long as a bucket, but at most 4 s, so that is 16/18.
+///   W / (W + w + T) of the limit, where the window W has 16 buckets of length w and leases last T: as long as a bucket, but
+///   at most 4 s.
+///
+///   | window | bucket | lease | of the limit, at least | in one lease, at most |
+///   | --- | --- | --- | --- | --- |
+///   | up to 160 ms | below 10 ms | none | 16/17 = 0.941 | nothing |
+///   | a second | 62.5 ms | 62.5 ms | 16/18 = 0.888 | 1/16 of the limit |
+///   | a minute | 3.75 s | 3.75 s | 16/18 = 0.888 | 1/16 of the limit |
+///   | an hour | 225 s | 4 s | 0.940 | 1/16 of the limit |
+///   | a day | 5,400 s | 4 s | 0.941 | 1/16 of the limit |
+///
 /// - A refused key is not asked about until it could pass, or for a bucket if that is shorter; units that come back
 ///   meanwhile are noticed then.
 /// - A block, or a newer version of the rule set elsewhere, is noticed when the lease is over.

@@ -11,6 +11,8 @@ use crate::key::Key;
 use crate::store::redis::plan::Identity;
 
 const SHARDS: usize = 64;
+/// How often a key has to have come by before, to be known.
+const TIMES: u32 = 2;
 /// Keys to a shard of which it is noted when they last came by.
 const PASSING: usize = 4_096;
 
@@ -25,11 +27,32 @@ pub(super) struct Table {
 #[repr(align(64))]
 struct Padded(Mutex<Shard>);
 
+/// A key that came by and is not known.
+#[derive(Clone, Copy, Default)]
+struct Passing {
+    /// Half of its hash.
+    half: u32,
+    /// When it was first noted, in 1,024 microseconds, and how often it came since: 24 bits and 8.
+    noted: u32,
+}
+
+/// In [`Passing::noted`]: one time, and the bits below it.
+const ONCE: u32 = 1 << 24;
+const MOMENT: u32 = ONCE - 1;
+
+/// How a key has come by that has become known just now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passed {
+    /// How often before.
+    pub(super) times: u32,
+    /// The first time.
+    pub(super) since: u64,
+}
+
 pub(super) struct Shard {
     keys: HashMap<u128, KeyLease, BuildHasherDefault<Identity>>,
-    /// Keys that are not known came by then: half of a hash, and the moment in 1,024 microseconds. One
-    /// takes the place of another.
-    passing: Box<[(u32, u32)]>,
+    /// Keys that are not known came by. One takes the place of another.
+    passing: Box<[Passing]>,
     /// Not before then is it worth to look for idle ones again.
     sweep_at: u64,
 }
@@ -43,7 +66,7 @@ impl Table {
         let shard = |_| {
             Padded(Mutex::new(Shard {
                 keys: HashMap::default(),
-                passing: vec![(0, 0); PASSING].into_boxed_slice(),
+                passing: vec![Passing::default(); PASSING].into_boxed_slice(),
                 sweep_at: 0,
             }))
         };
@@ -65,21 +88,24 @@ impl Table {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key, if it is known. It becomes so when it comes by again within an eighth of a lease of this length: of
-    /// most keys of a crowd nothing is worth to be known. `new` is told when it came before.
+    /// The key, if it is known. It becomes so when it comes by for the third time within a quarter of a lease of
+    /// this length: of most keys of a crowd nothing is worth to be known. `new` is told how it came before.
     pub(super) fn known<'a>(
         &self,
         shard: &'a mut Shard,
         hash: u128,
         now: u64,
         time: u64,
-        new: impl FnOnce(u64) -> KeyLease,
+        new: impl FnOnce(Passed) -> KeyLease,
     ) -> Option<&'a mut KeyLease> {
-        let before = match shard.keys.contains_key(&hash) {
-            true => now,
-            false => shard.came_shortly_before(hash, now, time / 8)?,
+        let passed = match shard.keys.contains_key(&hash) {
+            true => Passed {
+                times: 0,
+                since: now,
+            },
+            false => shard.passes(hash, now, time / 4)?,
         };
-        self.make_known(shard, hash, now, || new(before))
+        self.make_known(shard, hash, now, || new(passed))
     }
 
     /// The key, made known if there is room for it.
@@ -105,16 +131,82 @@ impl Table {
 }
 
 impl Shard {
-    /// When a key was here, if shortly before; notes that it is here.
-    fn came_shortly_before(&mut self, hash: u128, now: u64, shortly: u64) -> Option<u64> {
-        let (half, moment) = ((hash >> 32) as u32, (now >> 10) as u32);
-        let noted = &mut self.passing[hash as usize % PASSING];
-        let (other, before) = std::mem::replace(noted, (half, moment));
-        let since = u64::from(moment.wrapping_sub(before)) << 10;
-        (other == half && since <= shortly).then(|| now.saturating_sub(since))
+    /// Notes that a key comes by. `None` unless it has done so often enough within this time.
+    fn passes(&mut self, hash: u128, now: u64, within: u64) -> Option<Passed> {
+        let (half, moment) = ((hash >> 32) as u32, (now >> 10) as u32 & MOMENT);
+        let passing = &mut self.passing[hash as usize % PASSING];
+        let since = u64::from(moment.wrapping_sub(passing.noted) & MOMENT) << 10;
+        if passing.half != half || passing.noted == 0 || since > within {
+            *passing = Passing {
+                half,
+                noted: moment | ONCE,
+            };
+            return None;
+        }
+        let times = passing.noted / ONCE;
+        if times < TIMES {
+            passing.noted += ONCE;
+            return None;
+        }
+        Some(Passed {
+            times,
+            since: now.saturating_sub(since),
+        })
     }
 
     pub(super) fn get(&mut self, hash: u128) -> Option<&mut KeyLease> {
         self.keys.get_mut(&hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Quota;
+    use crate::window::Terms;
+
+    const TIME: u64 = 3_750_000;
+    const START: u64 = 100 * TIME;
+
+    /// Whether a key was known at each of these moments.
+    fn known(moments: impl IntoIterator<Item = u64>) -> Vec<bool> {
+        let table = Table::with_capacity(1_000);
+        let terms = Terms::new(Quota::per_minute(1_000_000), 0);
+        let hash = table.hash(Key::from(7_u64));
+        let known = moments.into_iter().map(|now| {
+            let new = |passed| KeyLease::passed(terms, now, 1, passed);
+            let mut shard = table.shard(hash);
+            table.known(&mut shard, hash, now, TIME, new).is_some()
+        });
+        known.collect()
+    }
+
+    #[test]
+    fn a_key_is_known_once_it_has_come_three_times_in_a_quarter_of_a_lease() {
+        let moments = [0, TIME / 8, TIME / 5, 3 * TIME];
+        let moments = moments.map(|moment| START + moment);
+        assert_eq!(known(moments), [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_key_that_comes_now_and_then_stays_unknown() {
+        let moments = (0..100).map(|number| START + number * TIME / 6);
+        assert!(known(moments).iter().all(|known| !known));
+    }
+
+    #[test]
+    fn one_key_that_passes_takes_the_place_of_another() {
+        let table = Table::with_capacity(1_000);
+        let mut shard = table.shard(0);
+        let mut passes = |half: u128| shard.passes(half << 32, START, TIME).is_some();
+        let passed = [
+            passes(1),
+            passes(1),
+            passes(2),
+            passes(1),
+            passes(1),
+            passes(1),
+        ];
+        assert_eq!(passed, [false, false, false, false, false, true]);
     }
 }

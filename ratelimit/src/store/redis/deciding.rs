@@ -8,10 +8,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::Outage;
 use super::batch::{Answer, Request};
-use super::lane::{self, Ask, TakeLease};
+use super::lane::{Ask, TakeLease};
 use super::outage::Standby;
+use super::{Outage, failed};
 use crate::decision::Decision;
 use crate::error::StoreError;
 
@@ -66,7 +66,7 @@ impl Future for RedisDeciding {
         };
         let decision = match ready!(Pin::new(told).poll(cx)) {
             Ok(answer) => answer.decision,
-            Err(_) => Err(lane::given_up()),
+            Err(_) => Err(failed::given_up()),
         };
         Poll::Ready(match decision {
             Ok(decision) => Ok(decision),

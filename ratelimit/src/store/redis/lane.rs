@@ -7,7 +7,6 @@
 //! The batches of a lane are numbered, and the server remembers the last number with its reply: a batch that
 //! is sent twice, by a cluster client after a dropped connection, counts once.
 
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +18,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::batch::{Answer, Leased, Refund, Request};
+use super::failed::SharedError;
 use super::plan::Plan;
-use crate::error::StoreError;
 
 static SCRIPT: Script = Script::new(concat!(
     "local function rules(now)\n",
@@ -345,42 +344,4 @@ struct Batch {
 fn split<T>(list: &mut Vec<T>, first: usize) -> Vec<T> {
     let rest = list.split_off(first);
     mem::replace(list, rest)
-}
-
-/// An error that many are told of.
-enum SharedError {
-    Unavailable(Arc<seawall_redis::Error>),
-    Unexpected(Arc<str>),
-}
-
-impl SharedError {
-    fn to_error(&self) -> StoreError {
-        match self {
-            Self::Unavailable(error) => {
-                StoreError::Unavailable(Box::new(BatchError(Arc::clone(error))))
-            }
-            Self::Unexpected(reply) => StoreError::UnexpectedReply(reply.to_string()),
-        }
-    }
-}
-
-/// Why a batch was not answered.
-#[derive(Debug)]
-struct BatchError(Arc<seawall_redis::Error>);
-
-impl fmt::Display for BatchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the batch was not answered")
-    }
-}
-
-impl std::error::Error for BatchError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&*self.0)
-    }
-}
-
-/// What is told where the lane was given up.
-pub(super) fn given_up() -> StoreError {
-    StoreError::Unavailable("the runtime that carried the request to the store has ended".into())
 }

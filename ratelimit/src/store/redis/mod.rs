@@ -3,6 +3,7 @@
 mod asked;
 pub(crate) mod batch;
 mod deciding;
+mod failed;
 pub(crate) mod lane;
 mod operate;
 mod outage;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use seawall_redis::Source;
 
 use super::batch::{Act, Answer, Refund, Request};
-use super::lane::{self, Ask};
-use super::{Asked, RedisScope, RedisStore};
+use super::lane::Ask;
+use super::{Asked, RedisScope, RedisStore, failed};
 use crate::decision::{Charge, Charges, Decision};
 use crate::error::StoreError;
 use crate::quota::MAX_WINDOW;
@@ -27,7 +27,10 @@ impl<S: Source> RedisStore<S> {
             lease: None,
         });
         let lanes = Arc::clone(&self.lanes) as Arc<dyn Ask>;
-        lanes.ask(request, None).await.map_err(|_| lane::given_up())
+        lanes
+            .ask(request, None)
+            .await
+            .map_err(|_| failed::given_up())
     }
 }
 
@@ -35,7 +38,7 @@ impl<S: Source> Operate for RedisStore<S> {
     async fn peek(&self, of: &Charge<'_, RedisScope>) -> Result<Standing, StoreError> {
         let answer = self.act(of, Act::Decide).await?;
         let decision = answer.decision?;
-        let (_, outcome) = decision.iter().next().ok_or_else(lane::given_up)?;
+        let (_, outcome) = decision.iter().next().ok_or_else(failed::given_up)?;
         let rest = match outcome.wait() {
             Wait::Micros(micros) if answer.blocked => Some(Duration::from_micros(micros)),
             _ => None,
