@@ -75,8 +75,7 @@ fn work(per_second: u64, seconds: u64, mut draw: impl FnMut() -> u64) -> Work {
 fn a_million_keys_drawn_evenly_take_next_to_no_leases() {
     let mut random = Rng::with_seed(1);
     let work = work(300_000, 4, || random.u64(..1_000_000));
-    println!("{work:?}");
-    assert!(work.leases + work.given_back < 0.04, "{work:?}");
+    assert!(work.leases + work.given_back < 0.02, "{work:?}");
 }
 
 #[test]
@@ -84,6 +83,5 @@ fn most_requests_of_an_uneven_crowd_are_decided_here() {
     // Drawn in proportion to 1 / rank, nearly.
     let mut random = Rng::with_seed(1);
     let work = work(1_000_000, 3, || 100_000_f64.powf(random.f64()) as u64);
-    println!("{work:?}");
-    assert!(work.here > 0.85, "{work:?}");
+    assert!(work.here > 0.88, "{work:?}");
 }

@@ -13,8 +13,6 @@ const SHORTEST: u64 = 10_000;
 pub(super) const LONGEST: u64 = 4_000_000;
 /// Requests to be expected of a key while a lease lasts, for it to be worth one.
 const WORTH: u32 = 4;
-/// Requests that must have been seen lately for anything to be expected: two that come close may be chance.
-const SEEN: u64 = 3;
 
 /// How long a lease of a rule lasts: one bucket at most, as more would be charged too far ahead.
 pub(super) fn time_of(terms: Terms) -> u64 {
@@ -156,7 +154,7 @@ impl KeyLease {
         }
         let most = self.terms.limit / LARGEST_PART;
         let expected = u32::try_from(expected).unwrap_or(u32::MAX);
-        if expected / WORTH < cost || self.wanted < SEEN * u64::from(cost) {
+        if expected / WORTH < cost {
             return 0;
         }
         match expected.checked_next_power_of_two() {
