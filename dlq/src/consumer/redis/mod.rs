@@ -7,6 +7,7 @@ mod link;
 pub(super) mod requeue;
 mod run;
 mod scripts;
+mod settle;
 #[cfg(test)]
 mod tests;
 

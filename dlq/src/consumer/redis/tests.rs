@@ -8,8 +8,9 @@ use test_support::Redis;
 use tokio::time::Instant;
 
 use super::{
-    group::{BEGINNING, Group, Settlement, Start, is_final},
+    group::{BEGINNING, Group, is_final},
     link::Server,
+    settle::{Settlement, Start},
 };
 use crate::{
     Message,

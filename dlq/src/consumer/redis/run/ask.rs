@@ -11,7 +11,10 @@ use tower_service::Service;
 use super::{AGAIN, AT_ONCE, Event, LOOK, MOVE, SUSPECTS, Shift, UNSEEN};
 use crate::{
     BoxError, ConsumeError, Message, Outcome,
-    consumer::redis::group::{BEGINNING, Start, is_final},
+    consumer::redis::{
+        group::{BEGINNING, is_final},
+        settle::Start,
+    },
     telemetry,
 };
 

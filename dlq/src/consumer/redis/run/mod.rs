@@ -14,7 +14,8 @@ use tower_service::Service;
 
 use super::{
     Settings,
-    group::{BEGINNING, Finished, Group, Reading, Settlement, Start},
+    group::{BEGINNING, Group, Reading},
+    settle::{Finished, Settlement, Start},
 };
 use crate::{
     BoxError, ConsumeError, Message, Outcome, Totals,
