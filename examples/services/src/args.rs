@@ -46,7 +46,7 @@ pub(crate) struct Up {
     /// Shards: databases of one PostgreSQL server, each with its copy on a streaming replica.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) shards: u16,
-    /// Redis as a cluster of three primaries instead of a single server.
+    /// Redis as a cluster of three primaries with a replica each instead of a single server.
     #[arg(long)]
     pub(crate) cluster: bool,
     /// Kafka brokers.

@@ -80,9 +80,14 @@ impl Kept {
     }
 
     async fn redis_cluster(&mut self) {
-        let cluster = RedisCluster::start().await;
-        for (at, node) in cluster.nodes().iter().enumerate() {
-            self.row("redis", format!("primary {}", at + 1), node.port());
+        let cluster = RedisCluster::with_replicas().await;
+        for (role, nodes) in [
+            ("primary", cluster.nodes()),
+            ("replica", cluster.replicas()),
+        ] {
+            for (at, node) in nodes.iter().enumerate() {
+                self.row("redis", format!("{role} {}", at + 1), node.port());
+            }
         }
         let quoted: Vec<_> = cluster
             .urls()

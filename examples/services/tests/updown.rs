@@ -70,10 +70,11 @@ fn redis_may_be_a_cluster() {
     let up = services(&["up", "--only", "redis", "--cluster"], directory.path());
     assert!(up.status.success(), "{}", said(&up));
     assert_eq!(said(&up).matches("primary").count(), 3, "{}", said(&up));
+    assert_eq!(said(&up).matches("replica").count(), 3, "{}", said(&up));
     let places = std::fs::read_to_string(directory.path().join("services.toml"));
     assert_eq!(
         places.expect("it is written").matches("redis://").count(),
-        3
+        6
     );
     assert!(services(&["down"], directory.path()).status.success());
 }

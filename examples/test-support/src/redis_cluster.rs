@@ -8,12 +8,14 @@ const SLOTS: u16 = 16_384;
 /// Three processes on a machine that is busy with other tests need their time to agree.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A Redis Cluster of the test's own: primaries that share the slots evenly, without replicas.
+/// A Redis Cluster of the test's own: primaries that share the slots evenly, without replicas unless
+/// [`with_replicas`](RedisCluster::with_replicas) gives each of them one.
 ///
 /// Its servers are ended by their process ids when the value is dropped.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<Redis>,
+    replicas: Vec<Redis>,
 }
 
 impl RedisCluster {
@@ -36,12 +38,8 @@ impl RedisCluster {
         let mut nodes = Vec::new();
         let mut buses = Vec::new();
         for _ in 0..primaries {
-            // Ten thousand above the port, as by default, may be no port at all.
-            let bus = free_port().to_string();
-            let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
-            all.extend(["--cluster-node-timeout", "5000"]);
-            all.extend(args.iter().map(AsRef::as_ref));
-            nodes.push(Redis::with_args(&all).await);
+            let (node, bus) = member(args).await;
+            nodes.push(node);
             buses.push(bus);
         }
         for (number, node) in iter::zip(0.., &nodes) {
@@ -52,18 +50,45 @@ impl RedisCluster {
             node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await;
         }
         for (node, bus) in iter::zip(&nodes, &buses).skip(1) {
-            let port = node.port().to_string();
-            let meet = ["CLUSTER", "MEET", "127.0.0.1", &port, bus];
-            nodes[0].ask(&meet).await;
+            meet(&nodes[0], node, bus).await;
         }
-        let cluster = Self { nodes };
-        timeout(PATIENCE, cluster.agreed())
-            .await
-            .expect("the servers of a cluster agree within a minute");
+        let cluster = Self {
+            nodes,
+            replicas: Vec::new(),
+        };
+        cluster.agree().await;
         cluster
     }
 
-    /// The servers; number `n` of `N` has the slots from `n * 16384 / N` on.
+    /// Three primaries with a replica each, which takes over by itself some seconds after its primary is gone.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    pub async fn with_replicas() -> Self {
+        let mut cluster = Self::start().await;
+        for _ in 0..cluster.nodes.len() {
+            let (replica, bus) = member::<&str>(&[]).await;
+            meet(&cluster.nodes[0], &replica, &bus).await;
+            cluster.replicas.push(replica);
+        }
+        cluster.agree().await;
+        for (primary, replica) in iter::zip(&cluster.nodes, &cluster.replicas) {
+            let id = primary.ask(&["CLUSTER", "MYID"]).await;
+            replica.ask(&["CLUSTER", "REPLICATE", id.trim()]).await;
+        }
+        timeout(PATIENCE, cluster.replicated())
+            .await
+            .expect("the replicas of a cluster follow within a minute");
+        cluster
+    }
+
+    /// The replicas; number `n` is that of server number `n`.
+    pub fn replicas(&self) -> &[Redis] {
+        &self.replicas
+    }
+
+    /// The servers that were made primaries; number `n` of `N` has the slots from `n * 16384 / N` on.
     pub fn nodes(&self) -> &[Redis] {
         &self.nodes
     }
@@ -81,14 +106,24 @@ impl RedisCluster {
         &self.nodes[usize::from(number)]
     }
 
-    /// The URL of each server, for a client of clusters.
+    /// The URL of each server, replicas too, for a client of clusters.
     pub fn urls(&self) -> Vec<String> {
-        self.nodes.iter().map(Redis::url).collect()
+        self.all().map(Redis::url).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Redis> {
+        self.nodes.iter().chain(&self.replicas)
+    }
+
+    async fn agree(&self) {
+        timeout(PATIENCE, self.agreed())
+            .await
+            .expect("the servers of a cluster agree within a minute");
     }
 
     async fn agreed(&self) {
-        let known = format!("cluster_known_nodes:{}", self.nodes.len());
-        for node in &self.nodes {
+        let known = format!("cluster_known_nodes:{}", self.all().count());
+        for node in self.all() {
             loop {
                 let info = node.ask(&["CLUSTER", "INFO"]).await;
                 if info.contains("cluster_state:ok") && info.contains(&known) {
@@ -98,6 +133,33 @@ impl RedisCluster {
             }
         }
     }
+
+    async fn replicated(&self) {
+        for replica in &self.replicas {
+            while !replica
+                .ask(&["INFO", "replication"])
+                .await
+                .contains("master_link_status:up")
+            {
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// A server that may become one of a cluster, and the port on which it speaks with the others.
+async fn member<A: AsRef<str>>(args: &[A]) -> (Redis, String) {
+    // Ten thousand above the port, as by default, may be no port at all.
+    let bus = free_port().to_string();
+    let mut all = vec!["--cluster-enabled", "yes", "--cluster-port", &bus];
+    all.extend(["--cluster-node-timeout", "5000"]);
+    all.extend(args.iter().map(AsRef::as_ref));
+    (Redis::with_args(&all).await, bus)
+}
+
+async fn meet(one: &Redis, other: &Redis, bus: &str) {
+    let port = other.port().to_string();
+    one.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]).await;
 }
 
 fn slots_of(number: u16, of: u16) -> RangeInclusive<u16> {
