@@ -1,9 +1,10 @@
 //! The shards behind the router: what a request to one looks like, and the service at each endpoint.
 
-use std::collections::BTreeMap;
+mod opened;
+
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use seawall_shard_router::{
-    Access, BoxError, Bulkhead, Endpoint, Key, Position, Refusal, Role, ShardId, ShardRouter, Slot,
+    Access, BoxError, Bulkhead, Endpoint, Key, Position, Refusal, Role, ShardRouter, Slot,
     Topology, TopologyHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+pub use self::opened::Opened;
 use crate::log::LogId;
 use crate::shard::{Applied, Batch, Query, ShardDb, ShardError, Versioned, Watermark};
 
@@ -255,52 +257,6 @@ pub fn first_topology(shards: u16) -> Result<Topology, seawall_shard_router::Con
             .primary(format!("{id}/primary"))
             .replica(format!("{id}/replica"))
     }))
-}
-
-/// Shards that were opened, by their ids. There may be more of them as time goes on.
-pub struct Opened<D>(Arc<RwLock<BTreeMap<ShardId, Arc<D>>>>);
-
-impl<D> Opened<D> {
-    /// The first shards, by number.
-    pub fn new(shards: &[Arc<D>]) -> Self {
-        let by_id = (0..).map(|n| ShardId::from(shard_id(n)));
-        Self(Arc::new(RwLock::new(
-            by_id.zip(shards.iter().cloned()).collect(),
-        )))
-    }
-
-    /// One more.
-    pub fn add(&self, id: ShardId, shard: Arc<D>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.insert(id, shard);
-    }
-
-    /// One of them.
-    pub fn get(&self, id: &ShardId) -> Option<Arc<D>> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.get(id).cloned()
-    }
-
-    /// All of them, by id.
-    pub fn all(&self) -> Vec<(ShardId, Arc<D>)> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter()
-            .map(|(id, shard)| (id.clone(), Arc::clone(shard)))
-            .collect()
-    }
-}
-
-impl<D> Clone for Opened<D> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<D> fmt::Debug for Opened<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ids = self.all().into_iter().map(|(id, _)| id);
-        f.debug_set().entries(ids).finish()
-    }
 }
 
 /// The name of shard `n`.
