@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use clap::Parser;
 use common::{Server, get, send, until};
+use pipeline::args::Cli;
 use pipeline::load::{Load, Mix, Run};
+use pipeline::services::Places;
 use serde_json::Value;
 
 /// Words of PromQL that are no figures.
@@ -139,5 +142,36 @@ fn what_the_compose_file_mounts_is_there() {
     assert!(mounted.len() >= 7, "{mounted:?}");
     for file in mounted {
         deploy(file);
+    }
+}
+
+#[test]
+fn what_the_compose_file_runs_is_understood_and_finds_services_that_are_in_it() {
+    let compose = deploy("compose.yml");
+    let commands: Vec<Vec<String>> = compose
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("command: "))
+        .map(|list| serde_json::from_str(list).expect("a command is a list"))
+        .filter(|words: &Vec<String>| words.iter().any(|word| word == "--services"))
+        .collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    for words in commands {
+        let all = std::iter::once("pipeline").chain(words.iter().map(String::as_str));
+        Cli::try_parse_from(all).unwrap_or_else(|why| panic!("{words:?}: {why}"));
+    }
+
+    let places = Places::parse(&deploy("services.toml")).expect("it is read");
+    assert_eq!(places.postgres.shards.len(), 10);
+    let shards = places.postgres.shards.iter();
+    let named = shards
+        .flat_map(|shard| std::iter::once(&shard.primary).chain(&shard.replica))
+        .chain(&places.kafka.brokers)
+        .chain(&places.redis.urls);
+    for place in named {
+        let host = place.split_once("://").map_or(&**place, |(_, rest)| rest);
+        let host = host.split_once('@').map_or(host, |(_, rest)| rest);
+        let host = host.split([':', '/']).next().expect("a host");
+        let service = format!("\n  {host}:\n");
+        assert!(compose.contains(&service), "{place}: no service {host:?}");
     }
 }
