@@ -95,7 +95,8 @@ pub(super) async fn place<L: Log>(
 fn append_later<L: Log>(api: &Arc<Api<L>>, partition: u16, record: &Record) {
     let (api, payload) = (Arc::clone(api), record.encode());
     tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(..50))).await;
+        // Longer than orders of one account lie apart, on a busy machine too: so some of them change places.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..500))).await;
         if let Err(error) = api.log.append(partition, payload).await {
             tracing::warn!(%error, "an order that was accepted is lost");
         }
