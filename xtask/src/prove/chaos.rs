@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use super::Findings;
-use super::bar::Figure;
 use crate::chaos;
 use crate::claims::{Claim, How};
 
@@ -23,18 +21,8 @@ pub(super) fn measure(claims: &[&Claim], findings: &mut Findings) -> Result<()> 
         let file = directory.path().join("chaos.json");
         let json = file.to_string_lossy().into_owned();
         let closed = chaos::run(&[args, &["--json", &json]].concat())?;
-        let report: Value = std::fs::read(&file)
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .unwrap_or(Value::Null);
-        for (claim, pointer) in claims {
-            if let Some(figure) = report.pointer(pointer).and_then(Figure::of) {
-                findings.found(claim, figure);
-            }
-            if !closed {
-                findings.failed(claim, "the books of a run did not close");
-            }
-        }
+        let failed = (!closed).then_some("the books of a run did not close");
+        findings.reported(&file, &claims, failed);
     }
     Ok(())
 }

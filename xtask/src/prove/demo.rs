@@ -5,10 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use super::Findings;
-use super::bar::Figure;
 use crate::cargo::cargo;
 use crate::claims::{Claim, Demo, How};
 use crate::process::{run, say, shown};
@@ -29,18 +27,7 @@ pub(super) fn measure(claims: &[&Claim], findings: &mut Findings) -> Result<()> 
             Demo::Embedded(args) => finish(&mut command(args, &file))?,
             Demo::OnServices(args) => on_services(args, &file, directory.path())?,
         };
-        let report: Value = std::fs::read(&file)
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .unwrap_or(Value::Null);
-        for (claim, pointer) in claims {
-            if let Some(figure) = report.pointer(pointer).and_then(Figure::of) {
-                findings.found(claim, figure);
-            }
-            if !succeeded {
-                findings.failed(claim, "the demo failed");
-            }
-        }
+        findings.reported(&file, &claims, (!succeeded).then_some("the demo failed"));
     }
     Ok(())
 }

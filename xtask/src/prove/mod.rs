@@ -8,10 +8,12 @@ mod table;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 pub(crate) use bar::Bar;
 use bar::Figure;
+use serde_json::Value;
 use table::Row;
 
 use crate::args::Which;
@@ -72,6 +74,22 @@ impl Findings {
 
     fn failed(&mut self, claim: &Claim, why: &'static str) {
         self.failed.insert(claim.id.to_owned(), why);
+    }
+
+    /// The figures at the pointers of a report, where there is one; and why none of its claims holds, if so.
+    fn reported(&mut self, report: &Path, claims: &[(&Claim, &str)], failed: Option<&'static str>) {
+        let report: Value = std::fs::read(report)
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok())
+            .unwrap_or(Value::Null);
+        for (claim, pointer) in claims {
+            if let Some(figure) = report.pointer(pointer).and_then(Figure::of) {
+                self.found(claim, figure);
+            }
+            if let Some(why) = failed {
+                self.failed(claim, why);
+            }
+        }
     }
 
     fn row(&self, claim: &Claim) -> Row {
