@@ -81,6 +81,8 @@ pub(super) async fn place<L: Log>(
             undone(problem.retry_after(1).into_response())
         }
         Err(AppendError::Unknown(why)) => {
+            // Rare, and each one has to be looked after by somebody: unlike a refusal.
+            tracing::warn!(order = %id, partition, why, "an order is in doubt");
             let problem = Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "It is unknown whether the order was taken",

@@ -38,6 +38,9 @@ use super::{AppendError, Chunk, Log, LogId, Position, ReadError, Reader};
 /// How long an append may take. Long enough for a leader's place to be taken by another broker.
 const PRODUCE: Duration = Duration::from_secs(15);
 
+/// How often a record is sent whose place nobody says.
+const TIMES: u32 = 5;
+
 /// How long a read waits for the first record.
 const WAIT: Duration = Duration::from_millis(200);
 
@@ -193,29 +196,9 @@ impl Log for KafkaLog {
             )));
         }
         self.gate.pass(partition).map_err(AppendError::Refused)?;
-        let record: FutureRecord<'_, (), [u8]> = FutureRecord::to(&self.topic)
-            .partition(partition.into())
-            .payload(&payload);
-        let report = self
-            .producer
-            .send_result(record)
-            // It was not even taken.
-            .map_err(|(why, _)| AppendError::Refused(why.to_string()))?;
-        match report.await {
-            Ok(Ok(delivery)) => {
-                // An attempt before was seen, but whether its record is safe with the others nobody waited for.
-                let Ok(offset) = u64::try_from(delivery.offset) else {
-                    return Err(AppendError::Unknown(
-                        "the broker has seen it, and does not say where it is".to_owned(),
-                    ));
-                };
-                self.queues.reaches(partition, Position(offset + 1));
-                Ok(offset)
-            }
-            Ok(Err((why, _))) if is_refusal(&why) => Err(AppendError::Refused(why.to_string())),
-            Ok(Err((why, _))) => Err(AppendError::Unknown(why.to_string())),
-            Err(canceled) => Err(AppendError::Unknown(canceled.to_string())),
-        }
+        let offset = deliver(&self.producer, &self.topic, partition, &payload).await?;
+        self.queues.reaches(partition, Position(offset + 1));
+        Ok(offset)
     }
 
     async fn read(&self, partition: u16, from: Position, max: usize) -> Result<Chunk, ReadError> {
@@ -280,6 +263,47 @@ impl Log for KafkaLog {
     }
 }
 
+/// Writes a record, and answers where it lies.
+///
+/// A report of success that does not say where is no proof. The client gives it when a broker refused the record and
+/// took a later one of the same producer: a leader that remembers nothing of the producer, as that of a topic that
+/// was just made, takes any number for the first, and the client concludes that what came before is there too
+/// (confluent-kafka-go#921 has the loss). So it is sent again. It may lie there twice then: a shard applies an
+/// operation once, however often the log has it.
+async fn deliver(
+    producer: &FutureProducer,
+    topic: &str,
+    partition: u16,
+    payload: &[u8],
+) -> Result<u64, AppendError> {
+    let unknown = |why: String| Err(AppendError::Unknown(why));
+    for again in (0..TIMES).map(|time| time > 0) {
+        let record: FutureRecord<'_, (), [u8]> = FutureRecord::to(topic)
+            .partition(partition.into())
+            .payload(payload);
+        let report = match producer.send_result(record) {
+            Ok(report) => report,
+            // What was sent before may be there.
+            Err((why, _)) if again => return unknown(why.to_string()),
+            // It was not even taken.
+            Err((why, _)) => return Err(AppendError::Refused(why.to_string())),
+        };
+        match report.await {
+            Ok(Ok(delivery)) => {
+                if let Ok(offset) = u64::try_from(delivery.offset) {
+                    return Ok(offset);
+                }
+            }
+            Ok(Err((why, _))) if is_refusal(&why) && !again => {
+                return Err(AppendError::Refused(why.to_string()));
+            }
+            Ok(Err((why, _))) => return unknown(why.to_string()),
+            Err(canceled) => return unknown(canceled.to_string()),
+        }
+    }
+    unknown("the broker has seen it, and does not say where it is".to_owned())
+}
+
 /// Whether a report says that nothing was written, and nothing will be. What may have been sent before, and was only
 /// refused when it was sent again, is none of these.
 fn is_refusal(why: &KafkaError) -> bool {
@@ -312,5 +336,39 @@ impl fmt::Debug for KafkaLog {
             .field("id", &self.id)
             .field("topic", &self.topic)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    /// The broker refuses the first record while the second, numbered after it, is on its way, and takes that one.
+    #[tokio::test]
+    async fn a_record_is_taken_for_written_only_where_it_is_known_to_lie() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("orders", 1, 1).unwrap();
+        cluster
+            .broker_round_trip_time(1, Duration::from_millis(200))
+            .unwrap();
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
+        );
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("enable.idempotence", "true")
+            // Each record in a request of its own.
+            .set("batch.num.messages", "1")
+            .create()
+            .unwrap();
+        let append = |payload: &'static [u8]| deliver(&producer, "orders", 0, payload);
+        let (one, two) = tokio::join!(append(b"one"), append(b"two"));
+        let mut offsets = [one.unwrap(), two.unwrap()];
+        offsets.sort_unstable();
+        assert_eq!(offsets, [0, 1]);
     }
 }
