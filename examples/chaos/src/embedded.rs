@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::disk::Disk;
-use crate::process::{Server, Started, begin, finish, limits};
+use crate::process::{Server, Started, begin, finish, limits, reached};
 use crate::report::{Outcome, failed};
 use crate::strike::{Action, Kind, Strike, plan};
 
@@ -241,7 +241,9 @@ impl Run<'_> {
     /// A start that is to fail at a step; it is ended, however far it got.
     async fn at_failpoint(&mut self, strike: &Strike) -> Result<()> {
         let point = strike.failpoint().context("a failpoint has a step")?;
+        let step = strike.kind.step().context("a failpoint has a step")?;
         let log = self.file("server.log");
+        let before = reached(&log, step)?;
         let armed = Some((&*point, Duration::from_secs(3)));
         let started = Server::start(self.program, &self.serve_args(), &log, armed).await?;
         if let Started::Listening(mut server) = started {
@@ -257,11 +259,7 @@ impl Run<'_> {
                 server.kill().await?;
             }
         }
-        let said = fs::read_to_string(&log)?;
-        let reached = format!("failpoint {} was reached", strike.kind.step().unwrap_or(""));
-        if said.lines().filter(|line| line.contains(&reached)).count()
-            > self.reached.iter().filter(|r| **r == point).count()
-        {
+        if reached(&log, step)? > before {
             self.reached.push(point);
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use test_support::{Haproxy, Kafka, Postgres, Redis, free_port};
+use test_support::{Haproxy, Kafka, Postgres, Redis, RedisCluster, free_port};
 
 /// Shards: databases of one server.
 pub const SHARDS: u16 = 10;
@@ -13,6 +13,8 @@ pub const SHARDS: u16 = 10;
 pub struct Ground {
     /// Without persistence: a restart forgets everything.
     pub redis: Redis,
+    /// Three primaries with a replica each, from the first run on that wants it.
+    cluster: Option<RedisCluster>,
     /// Three brokers.
     pub kafka: Kafka,
     /// The server that takes writes now.
@@ -41,6 +43,7 @@ impl Ground {
         let replica = primary.replica().await;
         Self {
             redis,
+            cluster: None,
             kafka: Kafka::cluster().await,
             primary,
             replica,
@@ -49,13 +52,30 @@ impl Ground {
         }
     }
 
-    /// Where they are, as the pipeline reads it, with this topic.
-    pub fn places(&self, topic: &str) -> String {
+    /// The cluster of Redis, which is started when it is first asked for.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn cluster(&mut self) -> &RedisCluster {
+        if self.cluster.is_none() {
+            self.cluster = Some(RedisCluster::with_replicas().await);
+        }
+        self.cluster.as_ref().expect("it was just started")
+    }
+
+    /// Where they are, as the pipeline reads it, with this topic, and with Redis as one server or as the cluster.
+    pub fn places(&self, topic: &str, clustered: bool) -> String {
+        let redis = match &self.cluster {
+            Some(cluster) if clustered => cluster.urls(),
+            _ => vec![self.redis.url()],
+        };
+        let redis: Vec<_> = redis.iter().map(|url| format!("\"{url}\"")).collect();
         let brokers = self.kafka.bootstrap();
         let brokers: Vec<_> = brokers.split(',').map(|at| format!("\"{at}\"")).collect();
         let mut places = format!(
-            "[redis]\nurls = [\"{}\"]\n\n[kafka]\nbrokers = [{}]\ntopic = \"{topic}\"\n\n[postgres]\nshards = [\n",
-            self.redis.url(),
+            "[redis]\nurls = [{}]\n\n[kafka]\nbrokers = [{}]\ntopic = \"{topic}\"\n\n[postgres]\nshards = [\n",
+            redis.join(", "),
             brokers.join(", ")
         );
         for shard in 0..SHARDS {

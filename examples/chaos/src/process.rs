@@ -1,7 +1,7 @@
 //! The program under attack, as a process.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -164,6 +164,17 @@ pub fn limits(proxies: u8) -> Vec<OsString> {
     .iter()
     .map(OsString::from)
     .collect()
+}
+
+/// How often processes that wrote to this log have said that they reached a step at which they were to fail.
+///
+/// # Errors
+///
+/// When the log cannot be read.
+pub fn reached(log: &Path, step: &str) -> Result<usize> {
+    let said = fs::read_to_string(log).context("a process that was started has a log")?;
+    let reached = format!("failpoint {step} was reached");
+    Ok(said.lines().filter(|line| line.contains(&reached)).count())
 }
 
 /// Runs the program to its end, with what it says in `log`.

@@ -107,6 +107,12 @@ pub enum Action {
 }
 
 impl Action {
+    /// One of them, a crash as often as the others together.
+    pub fn drawn(rng: &mut Rng) -> Self {
+        let drawn = rng.choice([Self::Abort, Self::Abort, Self::Stop, Self::Hang]);
+        drawn.expect("there are four")
+    }
+
     /// As the program reads it.
     pub fn name(self) -> &'static str {
         match self {
@@ -167,9 +173,7 @@ pub fn plan(seed: u64, kinds: &[Kind], shards: u16) -> Vec<Strike> {
                 after: Duration::from_millis(rng.u64(50..900)),
                 lasts: Duration::from_millis(rng.u64(50..1_000)),
                 times: rng.u64(1..=often),
-                action: *rng
-                    .choice(&[Action::Abort, Action::Abort, Action::Stop, Action::Hang])
-                    .expect("there are four"),
+                action: Action::drawn(&mut rng),
                 shard: rng.u16(..shards),
             }
         })

@@ -88,6 +88,58 @@ impl RedisCluster {
         &self.replicas
     }
 
+    /// The server that takes the writes of slots that server number `n` had at first: it, or its replica.
+    ///
+    /// # Panics
+    ///
+    /// When they have no replicas, or do not agree within a minute which of the two it is.
+    pub async fn primary_of(&self, number: usize) -> &Redis {
+        let two = self.two(number);
+        let found = async {
+            loop {
+                let one = is_primary(two[0]).await;
+                match (one, is_primary(two[1]).await) {
+                    (true, false) => return two[0],
+                    (false, true) => return two[1],
+                    // One that was away has not heard yet.
+                    _ => sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        timeout(PATIENCE, found)
+            .await
+            .expect("one of two servers is the primary within a minute")
+    }
+
+    /// Kills the primary of the slots that server number `n` had at first, waits until its replica has taken over,
+    /// and starts the one that was killed: it follows the other from then on.
+    ///
+    /// # Panics
+    ///
+    /// When they have no replicas, or the replica does not take over, or the other not follow, within a minute each.
+    pub async fn fail_over(&self, number: usize) {
+        let old = self.primary_of(number).await;
+        let [one, other] = self.two(number);
+        let new = if old.port() == one.port() { other } else { one };
+        old.kill();
+        let taken_over = async {
+            while !is_primary(new).await {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, taken_over)
+            .await
+            .expect("the replica takes over within a minute");
+        old.restart().await;
+        timeout(PATIENCE, follows(old))
+            .await
+            .expect("who was the primary follows within a minute");
+    }
+
+    fn two(&self, number: usize) -> [&Redis; 2] {
+        [&self.nodes[number], &self.replicas[number]]
+    }
+
     /// The servers that were made primaries; number `n` of `N` has the slots from `n * 16384 / N` on.
     pub fn nodes(&self) -> &[Redis] {
         &self.nodes
@@ -136,14 +188,24 @@ impl RedisCluster {
 
     async fn replicated(&self) {
         for replica in &self.replicas {
-            while !replica
-                .ask(&["INFO", "replication"])
-                .await
-                .contains("master_link_status:up")
-            {
-                sleep(Duration::from_millis(20)).await;
-            }
+            follows(replica).await;
         }
+    }
+}
+
+async fn is_primary(server: &Redis) -> bool {
+    let said = server.ask(&["INFO", "replication"]).await;
+    said.contains("role:master")
+}
+
+/// Returns once the server has what its primary has.
+async fn follows(server: &Redis) {
+    while !server
+        .ask(&["INFO", "replication"])
+        .await
+        .contains("master_link_status:up")
+    {
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
