@@ -127,12 +127,24 @@ impl<D: ShardDb> ShardService<D> {
                 query, at_least, ..
             } => {
                 let found = match db.read(role, query.clone()).await {
-                    Ok(found) if found.version >= at_least || role.is_primary() => found,
+                    Ok(found) if found.version >= at_least || role.is_primary() => {
+                        let by = if role.is_primary() {
+                            "primary"
+                        } else {
+                            "replica"
+                        };
+                        metrics::counter!("pipeline_shard_reads_total", "by" => by).increment(1);
+                        found
+                    }
                     Err(why) if role.is_primary() || !matches!(why, ShardError::Refused(_)) => {
                         return Err(why);
                     }
                     // It lags, perhaps so far that it does not know of slots that came.
-                    _ => db.read(Role::Primary, query).await?,
+                    _ => {
+                        metrics::counter!("pipeline_shard_reads_total", "by" => "primary")
+                            .increment(1);
+                        db.read(Role::Primary, query).await?
+                    }
                 };
                 Ok(ShardAnswer::Document(found))
             }

@@ -5,6 +5,7 @@ mod health;
 mod place;
 mod problem;
 mod reads;
+mod seen;
 mod server;
 
 use std::fmt;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Api;
 use super::problem::Problem;
+use super::seen::{Seen, VERSION};
 use crate::cache::{Answer, Class, LoadError, Loaded};
 use crate::log::Log;
 use crate::order::{OrderId, Principal, Record};
@@ -48,33 +49,40 @@ struct ProductBody<'a> {
 pub(super) async fn order<L: Log>(
     State(api): State<Arc<Api<L>>>,
     Path(id): Path<String>,
+    seen: Seen,
 ) -> Response {
     let Some(id) = OrderId::parse(&id) else {
         return absent("order");
     };
-    read(&api, id.slot, Query::Order(id), move |found| match found {
-        Some(Document::Order {
-            state,
-            class,
-            item,
-            quantity,
-            ..
-        }) => {
-            let status = match state {
-                OrderState::Applied => "applied",
-                OrderState::Dead => "rejected",
-            };
-            order_body(
-                id,
-                status,
-                class.as_deref(),
-                &item,
+    read(
+        &api,
+        id.slot,
+        Query::Order(id),
+        seen,
+        move |found| match found {
+            Some(Document::Order {
+                state,
+                class,
+                item,
                 quantity,
-                Class::Response,
-            )
-        }
-        _ => absent_body("order"),
-    })
+                ..
+            }) => {
+                let status = match state {
+                    OrderState::Applied => "applied",
+                    OrderState::Dead => "rejected",
+                };
+                order_body(
+                    id,
+                    status,
+                    class.as_deref(),
+                    &item,
+                    quantity,
+                    Class::Response,
+                )
+            }
+            _ => absent_body("order"),
+        },
+    )
     .await
 }
 
@@ -82,6 +90,7 @@ pub(super) async fn order<L: Log>(
 pub(super) async fn user<L: Log>(
     State(api): State<Arc<Api<L>>>,
     Path(id): Path<String>,
+    seen: Seen,
 ) -> Response {
     let account = Principal::User(id.clone()).account();
     let slot = slot_of(account.as_bytes());
@@ -89,6 +98,7 @@ pub(super) async fn user<L: Log>(
         &api,
         slot,
         Query::Account(account),
+        seen,
         move |found| match found {
             Some(Document::Account { orders, units }) => json(
                 &UserBody {
@@ -104,7 +114,7 @@ pub(super) async fn user<L: Log>(
     .await
 }
 
-/// A product of the catalogue.
+/// A product of the catalogue. None ever changes, so whatever a reader has seen will do.
 pub(super) async fn product<L: Log>(
     State(api): State<Arc<Api<L>>>,
     Path(id): Path<String>,
@@ -114,6 +124,7 @@ pub(super) async fn product<L: Log>(
         &api,
         slot,
         Query::Product(id.clone()),
+        Seen(0),
         move |found| match found {
             Some(Document::Product { name, price_cents }) => {
                 let body = ProductBody {
@@ -129,17 +140,18 @@ pub(super) async fn product<L: Log>(
     .await
 }
 
-/// Answers from the cache, or from a replica of the shard that owns the slot.
+/// Answers from the cache, or from a replica of the shard that owns the slot: with nothing older than was seen.
 async fn read<L: Log>(
     api: &Api<L>,
     slot: Slot,
     query: Query,
+    Seen(seen): Seen,
     show: impl FnOnce(Option<Document>) -> Answer + Send + 'static,
 ) -> Response {
     let (shards, topology) = (api.shards.clone(), api.topology.clone());
     let found = api
         .cache
-        .get(query, move |query, at_least| async move {
+        .read(query, seen, move |query, at_least| async move {
             let Versioned { version, document } =
                 ask(&shards, &topology, slot, query, at_least).await?;
             Ok(Loaded {
@@ -148,16 +160,24 @@ async fn read<L: Log>(
             })
         })
         .await;
-    match found {
-        Ok(answer) => respond(answer),
+    let detail = match found {
+        Ok(Loaded { version, answer }) if version >= seen => {
+            let mut response = respond(answer);
+            if version > 0 {
+                response.headers_mut().insert(VERSION, version.into());
+            }
+            return response;
+        }
+        // A replica that lagged has taken over, and the log is being applied again; or nobody ever said so.
+        Ok(_) => "its shard has not come to the version that was seen",
         Err(error) => {
             tracing::warn!(%error, "a read failed");
-            let detail = "its shard does not answer";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Not available now", detail)
-                .retry_after(1)
-                .into_response()
+            "its shard does not answer"
         }
-    }
+    };
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Not available now", detail)
+        .retry_after(1)
+        .into_response()
 }
 
 /// Asks a shard for a document of this version or a higher one: a replica, or the primary where that lags.

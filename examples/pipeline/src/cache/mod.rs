@@ -9,7 +9,12 @@
 //! Identical reads that miss together share one load; an invalidation in between detaches it, so that who asks
 //! after a commit never joins a load from before it. In the second level one process at a time is let go to the
 //! shard, and the others wait a moment for what it finds.
+//!
+//! A key that many ask for at once is read past its replicas' lag if each change of it takes the answer away: then every
+//! commit sends a read to the primary. So what is [read](ReadCache::read) of a hot key may be a [moment](hot) old,
+//! and is loaded from whichever replica has what was known a moment ago; unless the reader says what it has seen.
 
+mod hot;
 #[cfg(feature = "services")]
 mod redis;
 mod second;
@@ -35,6 +40,8 @@ use tokio::time::Instant;
 
 use crate::shard::Query;
 
+pub use self::hot::{CELEBRITY, STALENESS};
+use self::hot::{Moments, Sight};
 #[cfg(feature = "services")]
 pub use self::redis::RedisLevel;
 pub use self::second::{Looked, SecondLevel};
@@ -115,7 +122,26 @@ pub struct Loaded {
 /// Why a load did not answer.
 pub type LoadError = Arc<dyn std::error::Error + Send + Sync>;
 
-type Load = Shared<BoxFuture<'static, Result<Answer, LoadError>>>;
+type Load = Shared<BoxFuture<'static, Result<Loaded, LoadError>>>;
+
+/// What is asked of a load.
+#[derive(Clone, Copy, Debug)]
+struct Demand {
+    /// The lowest version that will do.
+    at_least: u64,
+    /// The lowest version that would do for a reader who wants all that was known when the load began.
+    known: u64,
+    /// Whether many ask for it at once.
+    hot: bool,
+    /// Whether less than what is known will do.
+    relaxed: bool,
+}
+
+struct UnderWay {
+    id: u64,
+    at_least: u64,
+    load: Load,
+}
 
 /// The cache; clones share it.
 #[derive(Clone)]
@@ -127,7 +153,8 @@ struct Inner {
     second: Option<Arc<dyn SecondLevel>>,
     values: Cache<Query, Loaded>,
     tombstones: Tombstones,
-    loads: Mutex<HashMap<Query, (u64, Load)>>,
+    moments: Moments,
+    loads: Mutex<HashMap<Query, UnderWay>>,
     next_load: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -189,6 +216,7 @@ impl ReadCache {
                     .expire_after(Keep { at_most })
                     .build(),
                 tombstones: Tombstones::new(tombstones),
+                moments: Moments::new(),
                 loads: Mutex::new(HashMap::new()),
                 next_load: AtomicU64::new(0),
                 hits: AtomicU64::new(0),
@@ -215,48 +243,103 @@ impl ReadCache {
         F: FnOnce(Query, u64) -> L + Send + 'static,
         L: Future<Output = Result<Loaded, LoadError>> + Send + 'static,
     {
-        if let Some(loaded) = self.inner.values.get(&query) {
+        let loaded = self.look_for(query, 0, false, load).await?;
+        Ok(loaded.answer)
+    }
+
+    /// The same for a reader who has seen version `seen`, or none where that is 0, of a key that others may ask for as
+    /// well. Where these are many, an answer of a version that the reader has not seen may be [a moment
+    /// old](STALENESS). One below what was seen says that the shard does not have that yet.
+    pub async fn read<F, L>(&self, query: Query, seen: u64, load: F) -> Result<Loaded, LoadError>
+    where
+        F: FnOnce(Query, u64) -> L + Send + 'static,
+        L: Future<Output = Result<Loaded, LoadError>> + Send + 'static,
+    {
+        let hot = self.inner.moments.is_hot(&query);
+        self.look_for(query, seen, hot, load).await
+    }
+
+    async fn look_for<F, L>(
+        &self,
+        query: Query,
+        seen: u64,
+        hot: bool,
+        load: F,
+    ) -> Result<Loaded, LoadError>
+    where
+        F: FnOnce(Query, u64) -> L + Send + 'static,
+        L: Future<Output = Result<Loaded, LoadError>> + Send + 'static,
+    {
+        let known = self.inner.values.get(&query);
+        if let Some(loaded) = known.filter(|known| known.version >= seen) {
             self.inner.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(loaded.answer);
+            return Ok(loaded);
         }
+        let floor = match hot {
+            true => match self.inner.moments.look(&query, seen, Instant::now()) {
+                Sight::Answer(loaded) => {
+                    self.inner.hits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(loaded);
+                }
+                Sight::Load { floor } => floor,
+            },
+            false => None,
+        };
         if self.inner.second.is_none() {
             self.inner.misses.fetch_add(1, Ordering::Relaxed);
         }
         let shared = {
             let mut loads = self.loads();
             match loads.get(&query) {
-                Some((_, load)) => load.clone(),
-                None => {
+                Some(under_way) if under_way.at_least >= seen => under_way.load.clone(),
+                _ => {
                     let id = self.inner.next_load.fetch_add(1, Ordering::Relaxed);
                     // Under the lock: an invalidation has left its tombstone before, or detaches this load after.
-                    let at_least = self.at_least(&query);
-                    let shared = self.start(id, query.clone(), at_least, load);
-                    loads.insert(query, (id, shared.clone()));
-                    shared
+                    let known = self.at_least(&query);
+                    let at_least = floor.unwrap_or(known).max(seen);
+                    let demand = Demand {
+                        at_least,
+                        known,
+                        hot,
+                        relaxed: floor.is_some(),
+                    };
+                    let load = self.start(id, query.clone(), demand, load);
+                    let under_way = UnderWay {
+                        id,
+                        at_least,
+                        load: load.clone(),
+                    };
+                    loads.insert(query, under_way);
+                    load
                 }
             }
         };
         shared.await
     }
 
-    fn start<F, L>(&self, id: u64, query: Query, at_least: u64, load: F) -> Load
+    fn start<F, L>(&self, id: u64, query: Query, mut demand: Demand, load: F) -> Load
     where
         F: FnOnce(Query, u64) -> L + Send + 'static,
         L: Future<Output = Result<Loaded, LoadError>> + Send + 'static,
     {
         let cache = self.clone();
+        let begun = Instant::now();
         let task = tokio::spawn(async move {
-            let found = cache.find(query.clone(), at_least, load);
+            let found = cache.find(query.clone(), &mut demand, load);
             let answer = match tokio::time::timeout(LOAD_DEADLINE, found).await {
                 Ok(Ok(loaded)) => {
                     cache.set(query.clone(), loaded.clone());
-                    Ok(loaded.answer)
+                    let moments = &cache.inner.moments;
+                    if demand.hot || moments.has(&query) {
+                        moments.keep(query.clone(), loaded.clone(), demand.known, begun);
+                    }
+                    Ok(loaded)
                 }
                 Ok(Err(error)) => Err(error),
                 Err(elapsed) => Err(Arc::new(elapsed) as LoadError),
             };
             let mut loads = cache.loads();
-            if loads.get(&query).is_some_and(|(current, _)| *current == id) {
+            if loads.get(&query).is_some_and(|current| current.id == id) {
                 loads.remove(&query);
             }
             answer
@@ -273,7 +356,7 @@ impl ReadCache {
     async fn find<F, L>(
         &self,
         query: Query,
-        mut at_least: u64,
+        demand: &mut Demand,
         load: F,
     ) -> Result<Loaded, LoadError>
     where
@@ -282,18 +365,21 @@ impl ReadCache {
     {
         let Some(second) = &self.inner.second else {
             self.inner.loads_begun.fetch_add(1, Ordering::Relaxed);
-            return load(query, at_least).await;
+            return load(query, demand.at_least).await;
         };
         loop {
             match second.get(&query).await {
-                Looked::Value(loaded) if loaded.version >= at_least => {
+                Looked::Value(loaded) if loaded.version >= demand.at_least => {
                     self.inner.hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(loaded);
                 }
                 // What this process was told of has not arrived there yet.
                 Looked::Value(_) | Looked::Unreachable => break,
                 Looked::Load { at_least: there } => {
-                    at_least = at_least.max(there);
+                    demand.known = demand.known.max(there);
+                    if !demand.relaxed {
+                        demand.at_least = demand.at_least.max(there);
+                    }
                     break;
                 }
                 Looked::Wait => tokio::time::sleep(ELSEWHERE).await,
@@ -301,7 +387,7 @@ impl ReadCache {
         }
         self.inner.misses.fetch_add(1, Ordering::Relaxed);
         self.inner.loads_begun.fetch_add(1, Ordering::Relaxed);
-        let loaded = load(query.clone(), at_least).await?;
+        let loaded = load(query.clone(), demand.at_least).await?;
         let (second, known) = (Arc::clone(second), loaded.clone());
         // Nobody waits for it: the answer is there.
         tokio::spawn(async move { second.set(&query, &known).await });
@@ -328,7 +414,12 @@ impl ReadCache {
             second.set(&query, &loaded).await;
         }
         let tombstones = &self.inner.tombstones;
-        tombstones.leave(&query, loaded.version, Instant::now());
+        let now = Instant::now();
+        tombstones.leave(&query, loaded.version, now);
+        let moments = &self.inner.moments;
+        if moments.has(&query) {
+            moments.keep(query.clone(), loaded.clone(), loaded.version, now);
+        }
         self.set(query, loaded);
     }
 
@@ -381,7 +472,7 @@ impl ReadCache {
         )
     }
 
-    fn loads(&self) -> std::sync::MutexGuard<'_, HashMap<Query, (u64, Load)>> {
+    fn loads(&self) -> std::sync::MutexGuard<'_, HashMap<Query, UnderWay>> {
         // The map is whole between any two statements, so a panic elsewhere does not spoil it.
         self.inner
             .loads

@@ -260,3 +260,94 @@ async fn what_the_second_level_was_not_told_of_is_to_be_told_again() {
     second.out.store(false, Ordering::Relaxed);
     assert!(cache.invalidate_all(vec![(query(), 4)]).await);
 }
+
+/// Reads a key that nobody else reads until it is hot.
+async fn heated(cache: &ReadCache) {
+    for _ in 0..200 {
+        read(cache, 0, 1).await;
+    }
+}
+
+/// Reads as somebody who has seen version `seen`, from a shard that is at version `there`: what is answered, and what
+/// the shard was asked for if it was.
+async fn read(cache: &ReadCache, seen: u64, there: u64) -> (u64, Option<u64>) {
+    let asked = Arc::new(Mutex::new(None));
+    let load = {
+        let asked = Arc::clone(&asked);
+        move |_, at_least| async move {
+            *asked.lock().expect("nobody panicked") = Some(at_least);
+            Ok(loaded(there, "sums"))
+        }
+    };
+    let found = cache.read(query(), seen, load).await.expect("it loads");
+    let asked = *asked.lock().expect("nobody panicked");
+    (found.version, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hot_key_that_changes_all_the_time_is_loaded_once_in_a_moment_and_never_older_than_it_may_be()
+ {
+    let cache = ReadCache::new(100);
+    heated(&cache).await;
+    let before = cache.loads_begun();
+    // A change each millisecond, which the replica that is asked has 100 ms later.
+    let begun = Instant::now();
+    let mut last = 0;
+    for version in 2..2_002_u64 {
+        tokio::time::advance(Duration::from_millis(1)).await;
+        cache.invalidate(query(), version);
+        let (shown, asked) = read(&cache, 0, version.saturating_sub(100).max(1)).await;
+        let staleness = u64::try_from(STALENESS.as_millis()).expect("it is short");
+        assert!(shown + staleness >= version, "{shown} of {version}");
+        assert!(shown >= last, "{shown} after {last}");
+        if let Some(asked) = asked.filter(|_| version > 300) {
+            // The replica has it: nobody goes to the primary.
+            assert!(asked + 100 <= version, "{asked} of {version}");
+        }
+        last = shown;
+    }
+    let moments = begun.elapsed().as_millis() / 125;
+    let loads = cache.loads_begun() - before;
+    println!("figure pipeline/loads-of-a-hot-key-in-two-seconds: {loads}");
+    assert!(u128::from(loads) <= moments + 2, "{loads} in {moments}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_what_was_seen_is_answered_with_nothing_older_also_where_a_key_is_hot() {
+    let cache = ReadCache::new(100);
+    heated(&cache).await;
+    cache.invalidate(query(), 5);
+    assert_eq!(read(&cache, 0, 5).await, (5, Some(5)));
+    cache.invalidate(query(), 9);
+    // Others are answered with what stood a moment ago.
+    assert_eq!(read(&cache, 0, 9).await, (5, None));
+    assert_eq!(read(&cache, 5, 9).await, (5, None));
+    assert_eq!(read(&cache, 9, 9).await, (9, Some(9)));
+    // And with what was found then.
+    assert_eq!(read(&cache, 0, 9).await, (9, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hot_key_that_was_not_read_for_a_while_is_loaded_with_all_that_is_known() {
+    let cache = ReadCache::new(100);
+    heated(&cache).await;
+    cache.invalidate(query(), 5);
+    read(&cache, 0, 5).await;
+    cache.invalidate(query(), 9);
+    tokio::time::advance(STALENESS).await;
+    assert_eq!(read(&cache, 0, 9).await, (9, Some(9)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_among_many_is_never_answered_with_what_a_commit_has_replaced() {
+    let cache = ReadCache::new(10_000);
+    for version in 1..500 {
+        for other in 0..30 {
+            let query = Query::Account(format!("user:{other}"));
+            let load = |_, _| async { Ok(loaded(1, "sums")) };
+            cache.read(query, 0, load).await.expect("it loads");
+        }
+        cache.invalidate(query(), version);
+        assert_eq!(read(&cache, 0, version).await, (version, Some(version)));
+    }
+}

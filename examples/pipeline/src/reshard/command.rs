@@ -54,6 +54,7 @@ async fn act(shards: &Arc<Assigned>, args: &ReshardArgs) -> anyhow::Result<bool>
                     .clone()
                     .context("--primary says where the shard is")?,
                 replica: args.replica.clone(),
+                replicas: Vec::new(),
             };
             match add(shards, at, args.dry_run).await? {
                 Some(mut moving) => go_on(&mut moving, args.finish).await?,

@@ -100,6 +100,7 @@ impl Assigned {
         let name = format!("shard {shard}");
         let servers = std::iter::once(&at.primary)
             .chain(&at.replica)
+            .chain(&at.replicas)
             .map(|url| url.parse())
             .collect::<Result<_, tokio_postgres::Error>>();
         let servers = servers.with_context(|| format!("{name}: an address is none"))?;

@@ -84,6 +84,9 @@ pub struct ShardPlace {
     /// The same on a replica of that server.
     #[serde(default)]
     pub replica: Option<String>,
+    /// The same on further replicas, which share its reads: for a shard that more is read of than one can answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<String>,
 }
 
 /// Where HAProxy is.

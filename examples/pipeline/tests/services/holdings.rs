@@ -78,6 +78,7 @@ impl Rig {
         let joins = ShardPlace {
             primary,
             replica: follows,
+            replicas: Vec::new(),
         };
         Self {
             postgres,

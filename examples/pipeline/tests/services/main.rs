@@ -7,6 +7,7 @@
 mod common;
 
 mod cache;
+mod celebrity;
 mod holdings;
 mod log;
 mod outages;

@@ -63,6 +63,7 @@ impl Trial {
             joins: ShardPlace {
                 primary: joins,
                 replica: follows,
+                replicas: Vec::new(),
             },
             file,
             servers,

@@ -98,7 +98,7 @@ impl Connector {
         .await;
         let mut why = "it has no servers".to_owned();
         let mut writing: Option<(u32, Client)> = None;
-        let mut following = None;
+        let mut following = Vec::new();
         for found in found {
             match found {
                 Ok(Found {
@@ -109,10 +109,13 @@ impl Connector {
                         writing = Some((timeline, client));
                     }
                 }
-                Ok(Found { client, .. }) => following = Some(client),
+                Ok(Found { client, .. }) => following.push(client),
                 Err(reason) => why = reason,
             }
         }
+        // Any of them, so that they share what is read.
+        let any = fastrand::usize(..following.len().max(1));
+        let following = following.into_iter().nth(any);
         match (self.want, writing, following) {
             (Want::Replica, _, Some(client)) => Ok((client, 0)),
             (_, Some((timeline, client)), _) => {
