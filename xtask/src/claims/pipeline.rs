@@ -1,6 +1,6 @@
 use super::{Claim, Demo};
 use crate::chaos;
-use crate::prove::Bar::{AtLeast, Equals, Is};
+use crate::prove::Bar::{AtLeast, AtMost, Equals, Is};
 
 pub(super) const CLAIMS: &[Claim] = &[
     Claim::demo(
@@ -161,6 +161,20 @@ pub(super) const CLAIMS: &[Claim] = &[
     )
     .in_file("services"),
     Claim::test(
+        "pipeline/stale-under-a-token",
+        "while half of all readers ask for one user who orders all the time, nobody is shown less than they have seen",
+        Equals(0.0),
+        CELEBRITY,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/celebrity-reads-at-the-primary",
+        "of the reads of such a user at most one in ten goes to the primary",
+        AtMost(0.1),
+        CELEBRITY,
+    )
+    .in_file("services"),
+    Claim::test(
         "pipeline/rows-at-two-processes",
         "one key at two API processes at once is one row",
         Equals(1.0),
@@ -244,6 +258,9 @@ pub(super) const CLAIMS: &[Claim] = &[
     )
     .in_file("services"),
 ];
+
+const CELEBRITY: &str =
+    "celebrity::readers_of_a_celebrity_share_its_replicas_and_who_has_a_token_is_never_shown_less";
 
 const GROWING: &str = "reshard::a_shard_joins_under_load_killed_on_the_way_and_no_request_fails";
 
