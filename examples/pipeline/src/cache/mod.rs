@@ -11,7 +11,7 @@
 //! shard, and the others wait a moment for what it finds.
 //!
 //! A key that many ask for at once is read past its replicas' lag if each change of it takes the answer away: then every
-//! commit sends a read to the primary. So what is [read](ReadCache::read) of a hot key may be a [moment](hot) old,
+//! commit sends a read to the primary. So what is [read](ReadCache::read) of a hot key may be a [moment](STALENESS) old,
 //! and is loaded from whichever replica has what was known a moment ago; unless the reader says what it has seen.
 
 mod hot;
