@@ -5,6 +5,7 @@
 )]
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -368,6 +369,26 @@ async fn orders_of_a_partition_apply_once_and_in_order() {
     rig.settle().await;
     assert_eq!(rig.effects(3), ops);
     assert!(rig.workers.finish(Duration::from_secs(1)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_trickle_in_gather_and_one_after_a_rest_is_applied_at_once() {
+    let rig = Rig::new(2);
+    rig.settle().await;
+    rig.order(2, 0, "lamp");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(rig.effects(0).len(), 1);
+    let batches = || rig.shared.counters.batches.load(Ordering::Relaxed);
+    let before = batches();
+    for n in 1..=100 {
+        rig.order(2, n, "lamp");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    rig.settle().await;
+    assert_eq!(rig.effects(0).len(), 101);
+    // One in five milliseconds, and perhaps one at once and one at the end.
+    let made = batches() - before;
+    assert!((19..=22).contains(&made), "{made} batches");
 }
 
 #[tokio::test(start_paused = true)]

@@ -59,6 +59,14 @@ impl Batch {
             && self.rows.iter().all(|row| range.contains(&row.offset))
             && self.rows.is_sorted_by(|one, next| one.offset < next.offset)
     }
+
+    /// The operations that it may decide.
+    fn ops(&self) -> impl Iterator<Item = OpId> {
+        self.rows.iter().filter_map(|row| match &row.fate {
+            Fate::Apply(record) => Some(record.op()),
+            Fate::Dead(dead) => dead.record.as_ref().map(Record::op),
+        })
+    }
 }
 
 /// One record of a batch.
@@ -177,6 +185,14 @@ pub struct Versioned {
     pub version: u64,
     /// What was found.
     pub document: Option<Document>,
+}
+
+impl Versioned {
+    /// There is no such document.
+    pub(crate) const ABSENT: Self = Self {
+        version: 0,
+        document: None,
+    };
 }
 
 /// Why a shard did not do what it was asked.

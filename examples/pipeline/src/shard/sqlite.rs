@@ -4,6 +4,7 @@
 
 mod apply;
 mod check;
+mod known;
 mod query;
 mod writer;
 
@@ -16,6 +17,7 @@ use rusqlite::Connection;
 use seawall_shard_router::Role;
 use tokio::sync::oneshot;
 
+use self::known::Known;
 use self::writer::{Job, Writer};
 use super::{
     Applied, Batch, Query, ShardDb, ShardError, StoredLetter, Tally, Versioned, Watermark,
@@ -34,6 +36,7 @@ const WAITING_BATCHES: usize = 1_024;
 pub struct SqliteShard {
     db: Arc<Path>,
     readers: Arc<Readers>,
+    known: Arc<Known>,
     queue: SyncSender<Job>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -42,9 +45,15 @@ impl SqliteShard {
     /// Opens a shard that was checked a moment ago, by who keeps everyone else out of its directory.
     pub(crate) fn open(checked: Checked, readers: Arc<Readers>) -> Result<Self, DataError> {
         let Checked { file, identity } = checked;
-        let db = sqlite::writer(&file, 32).map_err(|why| DataError::sqlite(&file, why))?;
+        let failed = |why| DataError::sqlite(&file, why);
+        let db = sqlite::writer(&file, 32).map_err(failed)?;
+        let known = Arc::new(Known::of(&db).map_err(failed)?);
         let (queue, jobs) = sync_channel(WAITING_BATCHES);
-        let writer = Writer { db, identity };
+        let writer = Writer {
+            db,
+            identity,
+            known: Arc::clone(&known),
+        };
         let writer = std::thread::Builder::new()
             .name(format!("shard-{:02}", identity.shard))
             .spawn(move || writer.run(&jobs))
@@ -52,6 +61,7 @@ impl SqliteShard {
         Ok(Self {
             db: file.into(),
             readers,
+            known,
             queue,
             writer: Mutex::new(Some(writer)),
         })
@@ -123,6 +133,11 @@ impl ShardDb for SqliteShard {
     }
 
     async fn read(&self, _from: Role, query: Query) -> Result<Versioned, ShardError> {
+        if let Query::Order(id) = &query
+            && !self.known.may_hold(id.op)
+        {
+            return Ok(Versioned::ABSENT);
+        }
         self.look(move |db| query::document(db, &query)).await
     }
 

@@ -11,6 +11,7 @@
 //! A worker may hold a partition that another process has taken meanwhile, and two may be at it at once for a
 //! moment. They meet at the lock of the watermark's row, and who comes second finds its records skipped.
 
+mod beat;
 mod part;
 mod partition;
 mod shared;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
+use super::beat::Beat;
 use super::part::{Part, Pending};
 use super::size::BatchSize;
 use super::{Ending, Shared};
@@ -47,6 +48,7 @@ pub(super) struct PartitionWorker<L> {
     partition: u16,
     position: Position,
     size: BatchSize,
+    beat: Beat,
     topology: Arc<Topology>,
     /// The shards that serve this partition, each with a slot of it that it owns.
     homes: Vec<(ShardId, Slot)>,
@@ -64,6 +66,7 @@ impl<L: Log> PartitionWorker<L> {
             partition,
             position: Position::default(),
             size: BatchSize::new(),
+            beat: Beat::new(shared.settings.linger, shared.started),
             topology: shared.topology.current(),
             homes: Vec::new(),
             untold: None,
@@ -121,7 +124,7 @@ impl<L: Log> PartitionWorker<L> {
             let more = *end.borrow_and_update() > self.position;
             if more || !asked {
                 if more {
-                    self.linger(&mut end).await;
+                    self.linger().await;
                 }
                 let size = self.size.get();
                 match self
@@ -195,17 +198,16 @@ impl<L: Log> PartitionWorker<L> {
         );
     }
 
-    /// Waits until there is a whole batch, or long enough.
-    async fn linger(&self, end: &mut watch::Receiver<Position>) {
-        let linger = self.shared.settings.linger;
-        if self.ending.at_the_end.is_cancelled() || linger.is_zero() {
+    /// Lets records gather until the shard's next beat.
+    async fn linger(&self) {
+        let Some(beat) = self.beat.next(Instant::now()) else {
+            return;
+        };
+        if self.ending.at_the_end.is_cancelled() {
             return;
         }
-        // Offsets may have holes, so it may be a little less than a batch.
-        let enough = self.position.0 + self.size.get() as u64;
         tokio::select! {
-            () = tokio::time::sleep(linger) => {}
-            _ = end.wait_for(|end| end.0 >= enough) => {}
+            () = tokio::time::sleep_until(beat) => {}
             () = self.ending.at_the_end.cancelled() => {}
             () = self.ending.now.cancelled() => {}
         }
@@ -223,6 +225,7 @@ impl<L: Log> PartitionWorker<L> {
             }
             self.topology = self.shared.topology.current();
             self.homes = homes(&self.topology, self.partition, self.shared.log.partitions());
+            self.take_turn();
             match self.take().await {
                 Ok(()) => {
                     self.shared.done(self.partition, self.position);
@@ -237,6 +240,14 @@ impl<L: Log> PartitionWorker<L> {
                 },
             }
         }
+    }
+
+    /// Reads when the other partitions of its shard do, of its first one where slots have moved.
+    fn take_turn(&mut self) {
+        let shards = self.topology.shards();
+        let home = self.homes.first().map(|(home, _)| home);
+        let at = shards.iter().position(|shard| Some(shard.id()) == home);
+        self.beat.take_turn(at.unwrap_or_default(), shards.len());
     }
 
     async fn take(&mut self) -> Result<(), BoxError> {
@@ -298,7 +309,9 @@ impl<L: Log> PartitionWorker<L> {
                 Next::Halt(why) => return Err(why),
             }
         }
-        self.size.learn(chunk.entries.len(), start.elapsed());
+        let records = chunk.entries.len();
+        self.beat.read(start, records >= self.size.get());
+        self.size.learn(records, start.elapsed());
         self.position = chunk.next;
         reach(Step::BeforeCommit);
         self.shared.done(self.partition, chunk.next);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use seawall_shard_router::{ShardId, TopologyHandle};
+use tokio::time::Instant;
 
 use crate::cache::ReadCache;
 use crate::log::{Log, Position};
@@ -15,8 +16,8 @@ use crate::stack::MessageStack;
 /// How the workers go about it.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSettings {
-    /// How long a partition waits after its first new record for a whole batch. Fewer, larger transactions for
-    /// a little latency that no client waits for.
+    /// The longest that a record waits for others to share a transaction with. The partitions of a shard read at the
+    /// same moments, this far apart, and one that had nothing to do for as long does not wait at all.
     pub linger: Duration,
     /// How long a partition rests after its retries are exhausted.
     pub pause: Duration,
@@ -63,6 +64,8 @@ pub struct Shared<L> {
     pub counters: Arc<Counters>,
     /// How to go about it.
     pub settings: WorkerSettings,
+    /// From when all partitions count their moments.
+    pub(super) started: Instant,
     /// Batches served, by shard.
     served: Mutex<HashMap<ShardId, u64>>,
     /// How far each partition is done, plus one; zero until its worker knows, and [`ELSEWHERE`].
@@ -86,6 +89,7 @@ impl<L: Log> Shared<L> {
             cache,
             counters: Arc::default(),
             settings,
+            started: Instant::now(),
             served: Mutex::default(),
             done,
         }
@@ -160,7 +164,7 @@ impl WorkerSettings {
 impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
-            linger: Duration::from_millis(5),
+            linger: Duration::from_millis(100),
             pause: Duration::from_millis(500),
             recheck: None,
             alone: 5,

@@ -36,10 +36,7 @@ pub(super) async fn document(db: &Connection, query: &Query) -> Result<Versioned
         Query::Account(id) => Ok(account(db, id).await?),
         Query::Product(id) => Ok(product(db, id).await?),
     };
-    Ok(found?.unwrap_or(Versioned {
-        version: 0,
-        document: None,
-    }))
+    Ok(found?.unwrap_or(Versioned::ABSENT))
 }
 
 /// Of these slots, those whose reads are not for this shard: it has them no more, or not yet all of them.

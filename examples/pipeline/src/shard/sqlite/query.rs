@@ -39,10 +39,7 @@ pub(super) fn document(db: &Connection, query: &Query) -> Result<Versioned> {
             })
             .optional(),
     };
-    Ok(found?.unwrap_or(Versioned {
-        version: 0,
-        document: None,
-    }))
+    Ok(found?.unwrap_or(Versioned::ABSENT))
 }
 
 fn order(db: &Connection, id: OrderId) -> Result<Option<Versioned>> {

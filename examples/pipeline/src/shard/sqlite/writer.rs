@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use rusqlite::{Connection, Result, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::apply::{self, Outcome};
 use super::check::Identity;
+use super::known::Known;
 use crate::chaos::failpoint::{Step, reach};
 use crate::log::LogId;
 use crate::shard::{Applied, Batch, ShardError, Watermark};
@@ -16,6 +18,10 @@ use crate::sqlite;
 /// Rows and jobs at which a group is closed. It bounds what one commit takes, and how long the first waits.
 const GROUP_ROWS: usize = 2_000;
 const GROUP_JOBS: usize = 64;
+
+/// How long a batch waits for those of other partitions, which are read at the same moment. Who sent it waits for the
+/// sync in any case, and no client waits for either.
+const GATHER: Duration = Duration::from_millis(2);
 
 type Answer<T> = oneshot::Sender<std::result::Result<T, ShardError>>;
 
@@ -36,12 +42,27 @@ pub(super) enum Job {
 pub(super) struct Writer {
     pub(super) db: Connection,
     pub(super) identity: Identity,
+    pub(super) known: Arc<Known>,
+}
+
+/// Asleep, and not in the channel, so that each batch that comes does not wake it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "on a thread of its own, and what it waits for is company: there is no state to wait for"
+)]
+fn gather() {
+    std::thread::sleep(GATHER);
 }
 
 impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let mut group = Vec::new();
         while let Ok(first) = jobs.recv() {
+            if let Job::Apply { batch, .. } = &first
+                && batch.rows.len() < GROUP_ROWS / 10
+            {
+                gather();
+            }
             let stop = collect(first, jobs, &mut group);
             if !group.is_empty() {
                 self.commit(&mut group);
@@ -88,6 +109,7 @@ impl Writer {
                     apply::adopt(db, self.identity, *partition, *log, *epoch)
                 })?),
                 Job::Apply { batch, .. } => {
+                    batch.ops().for_each(|op| self.known.note(op));
                     Done::Applied(alone(&transaction, |db| apply::apply(db, batch))?)
                 }
                 Job::Stop => continue,
