@@ -115,6 +115,16 @@ pub struct ShardService<D> {
     faults: Arc<Faults>,
 }
 
+/// Counts a read by who answers it.
+fn count_read(by: Role) {
+    let by = if by.is_primary() {
+        "primary"
+    } else {
+        "replica"
+    };
+    metrics::counter!("pipeline_shard_reads_total", "by" => by).increment(1);
+}
+
 impl<D: ShardDb> ShardService<D> {
     async fn answer(
         db: Arc<D>,
@@ -128,12 +138,7 @@ impl<D: ShardDb> ShardService<D> {
             } => {
                 let found = match db.read(role, query.clone()).await {
                     Ok(found) if found.version >= at_least || role.is_primary() => {
-                        let by = if role.is_primary() {
-                            "primary"
-                        } else {
-                            "replica"
-                        };
-                        metrics::counter!("pipeline_shard_reads_total", "by" => by).increment(1);
+                        count_read(role);
                         found
                     }
                     Err(why) if role.is_primary() || !matches!(why, ShardError::Refused(_)) => {
@@ -141,8 +146,7 @@ impl<D: ShardDb> ShardService<D> {
                     }
                     // It lags, perhaps so far that it does not know of slots that came.
                     _ => {
-                        metrics::counter!("pipeline_shard_reads_total", "by" => "primary")
-                            .increment(1);
+                        count_read(Role::Primary);
                         db.read(Role::Primary, query).await?
                     }
                 };
