@@ -70,7 +70,7 @@ impl Policy {
     #[must_use]
     #[inline]
     pub fn terms(&self) -> Terms {
-        self.quota.read().terms
+        self.quota.read_with(|_| ()).0
     }
 
     /// How the rule counts.
@@ -200,24 +200,30 @@ impl LiveQuota {
         }
     }
 
-    #[inline]
     fn read(&self) -> Snapshot {
+        let (terms, window) = self.read_with(|quota| quota.window_nanos.load(Ordering::Relaxed));
+        Snapshot {
+            quota: Quota::of(terms.limit, Duration::from_nanos(window)),
+            terms,
+        }
+    }
+
+    /// The terms, and what else belongs to them.
+    #[inline]
+    fn read_with<T>(&self, also: impl Fn(&Self) -> T) -> (Terms, T) {
         loop {
             let before = self.changes.load(Ordering::Acquire);
             let limit_and_version = self.limit_and_version.load(Ordering::Relaxed);
-            let window_nanos = self.window_nanos.load(Ordering::Relaxed);
             let width = self.width.load(Ordering::Relaxed);
+            let also = also(self);
             fence(Ordering::Acquire);
             if before.is_multiple_of(2) && self.changes.load(Ordering::Relaxed) == before {
-                let limit = (limit_and_version >> 32) as u32;
-                return Snapshot {
-                    quota: Quota::of(limit, Duration::from_nanos(window_nanos)),
-                    terms: Terms {
-                        version: limit_and_version as u32,
-                        limit,
-                        width,
-                    },
+                let terms = Terms {
+                    version: limit_and_version as u32,
+                    limit: (limit_and_version >> 32) as u32,
+                    width,
                 };
+                return (terms, also);
             }
             std::hint::spin_loop();
         }

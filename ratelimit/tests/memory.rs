@@ -169,3 +169,30 @@ fn layers_that_name_their_rules_in_another_order_never_wait_in_a_circle() {
     };
     assert_eq!(admitted(passes), limit);
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_a_bucket_begins_a_request_that_another_rule_refuses_is_told_of_the_one_before() {
+    let wide = Quota::per_second(100);
+    let limits = RateLimitLayer::new(MemoryStore::with_capacity(100))
+        .rule(Rule::new("wide", wide).key(|ask: &Ask| ask.key.into()))
+        .rule(Rule::new("narrow", Quota::per_hour(1)).key(|ask: &Ask| ask.key.into()))
+        .checker();
+    let mut window = SlidingWindow::new(Terms::new(wide, 0));
+    let ask = Ask { key: 1, cost: 1 };
+    assert!(limits.check(&ask).await.is_ok());
+    window.charge(0, 1);
+    for round in 1..=8 {
+        advance(Duration::from_millis(150)).await;
+        let Ok(Verdict::Now(decision)) = limits.decide(&ask) else {
+            panic!("memory decides at once")
+        };
+        assert!(!decision.passes());
+        let (_, told) = decision.iter().next().unwrap();
+        let expected = window.decide(round * 150_000, 0);
+        assert_eq!(
+            (told.remaining(), told.reset()),
+            (expected.remaining(), expected.reset()),
+            "round {round}"
+        );
+    }
+}

@@ -43,8 +43,7 @@ impl Counters {
     pub(super) fn hash(&self, key: Key<'_>) -> (u64, u64) {
         let hasher = &self.hashers[usize::from(key.kind())];
         match key.number() {
-            // What tells a number from others is the number.
-            Some(number) => (hasher.hash_number(number), number),
+            Some(number) => hasher.hash_number(number),
             None => hasher.hash(key.as_bytes()),
         }
     }

@@ -1,10 +1,11 @@
 //! What a key's entry has no room for, and what was forgotten.
 
+use super::entry::Locked;
+use super::known::Known;
 use crate::window::{PAST, SlidingWindow, Terms};
 
 pub(super) struct Shard {
-    /// How many records are in use.
-    pub(super) records: usize,
+    pub(super) known: Known,
     cold: Vec<Cold>,
     /// Of no record any more.
     free: Vec<usize>,
@@ -16,19 +17,19 @@ pub(super) struct Shard {
 /// A window as it was when it was last written; what was charged since then, to its newest bucket, is in the total of
 /// the entry.
 pub(super) struct Cold {
-    width: u64,
+    terms: Terms,
     newest: u64,
     current: u32,
     ahead: u32,
     past: [u32; PAST],
     /// Until when the key is blocked, in microseconds.
-    pub(super) blocked_until: u64,
+    blocked_until: u64,
 }
 
 impl Cold {
     pub(super) const fn of(window: &SlidingWindow, blocked_until: u64) -> Self {
         Self {
-            width: window.terms.width,
+            terms: window.terms,
             newest: window.newest,
             current: window.current,
             ahead: window.ahead,
@@ -37,15 +38,10 @@ impl Cold {
         }
     }
 
-    /// The window, given what the entry says.
-    pub(super) fn window(&self, (limit, version): (u32, u32), total: u32) -> SlidingWindow {
-        let terms = Terms {
-            version,
-            limit,
-            width: self.width,
-        };
+    /// The window, given the sum in the entry.
+    fn window(&self, total: u32) -> SlidingWindow {
         let window = |current| {
-            SlidingWindow::from_counts(terms, self.newest, current, self.ahead, self.past)
+            SlidingWindow::from_counts(self.terms, self.newest, current, self.ahead, self.past)
         };
         let written = window(self.current);
         let since = total - u32::try_from(written.total()).unwrap_or(u32::MAX);
@@ -59,7 +55,7 @@ impl Cold {
 impl Shard {
     pub(super) fn with_sets(sets: usize) -> Self {
         Self {
-            records: 0,
+            known: Known::new(),
             cold: Vec::new(),
             free: Vec::new(),
             floors: vec![[0; PACKED]; sets].into_boxed_slice(),
@@ -67,8 +63,17 @@ impl Shard {
         }
     }
 
-    pub(super) fn cold(&self, number: usize) -> &Cold {
-        &self.cold[number]
+    /// The window of an entry, wherever it lies.
+    pub(super) fn window(&self, entry: &Locked<'_>, now: u64) -> SlidingWindow {
+        match entry.cold() {
+            Some(cold) => self.cold[cold].window(entry.total()),
+            None => entry.window(now),
+        }
+    }
+
+    /// Until when it is blocked; 0 if it is not.
+    pub(super) fn blocked_until(&self, entry: &Locked<'_>) -> u64 {
+        entry.cold().map_or(0, |cold| self.cold[cold].blocked_until)
     }
 
     /// Keeps a cold record, in the place of an older one if there is such.

@@ -1,15 +1,16 @@
-//! What is known of a key, in one line of cache.
+//! What is known of a key: its head, which is all that most decisions look at, and its past.
 //!
-//! | word | high bits | low bits |
+//! | word of the head | high bits | low bits |
 //! | --- | --- | --- |
-//! | 0 | what tells keys of one set apart | |
-//! | 1 | 32: the limit | 32: the version of the terms |
-//! | 2 | 1: whether it is locked; 31: the newest bucket, modulo 2^31 | 32: the sum of all buckets |
-//! | 3 | the width of a bucket | |
-//! | 4 to 7 | the 16 buckets before the newest, of 16 bits each, each at its number modulo 16 | |
+//! | its name; 0 if it was never used | 55: what tells keys of one set apart | 1: whether the past is in a cold record; 8: the terms, by their number in the shard |
+//! | its count | 1: whether it is locked; 31: the newest bucket, modulo 2^31 | 32: the sum of all buckets |
 //!
-//! A width of 0 says that the cold record has to be asked, whatever the request; word 4 is its number, plus one. It has
-//! to be where a count of the past takes more than 16 bits, or the key is blocked, or was charged ahead.
+//! The four words of the past are the 16 buckets before the newest, of 16 bits each, each at its number modulo 16.
+//!
+//! A count of the past that takes more than 16 bits is in a cold record, and the first word of the past is its number. The
+//! newest bucket is charged without it, which is what keys that come so often mostly need. A key that is blocked or was charged
+//! ahead has one too, and so have those whose terms found no number; their number is [`ASK`], by which nothing
+//! is decided without the cold record.
 //!
 //! Of a bucket's number 31 bits are enough: a key that was left alone for just 2^31 buckets (37 hours, if the window is
 //! of 1 ms) may seem not to have been, and then what it once consumed counts again.
@@ -19,18 +20,23 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::thread::yield_now;
 
+use super::known::{Known, TERMS, terms_of, words_of};
 use crate::window::{PAST, SlidingWindow, Terms};
 
-/// Words to an entry: a line of cache.
-pub(super) const ENTRY: usize = 8;
-
-const TAG: usize = 0;
-const TERMS: usize = 1;
-const COUNT: usize = 2;
-const WIDTH: usize = 3;
-const HISTORY: usize = 4;
-/// Counts to a word of the history.
+/// Words to a head.
+pub(super) const HEAD: usize = 2;
+/// Words to a past.
+pub(super) const PAST_WORDS: usize = PAST / COUNTS;
+/// Counts to a word of the past.
 const COUNTS: usize = 4;
+
+const NAME: usize = 0;
+const COUNT: usize = 1;
+
+/// In a name: what tells keys apart.
+pub(super) const TAG: u64 = !(COLD | NUMBER);
+const COLD: u64 = 1 << 8;
+const NUMBER: u64 = (1 << 8) - 1;
 
 const LOCKED: u64 = 1 << 63;
 const BUCKET: u64 = (1 << 31) - 1;
@@ -39,7 +45,12 @@ const LATE: u64 = 1 << 24;
 
 /// As it is found: whatever it says may change at any time.
 #[derive(Clone, Copy)]
-pub(super) struct Entry<'a>(&'a [AtomicU64; ENTRY]);
+pub(super) struct Entry<'a> {
+    pub(super) head: &'a [AtomicU64; HEAD],
+    pub(super) past: &'a [AtomicU64; PAST_WORDS],
+    /// The terms of its shard.
+    pub(super) terms: &'a [AtomicU64; TERMS],
+}
 
 /// An entry that nobody else changes until this is dropped, which writes its count.
 pub(super) struct Locked<'a> {
@@ -49,39 +60,27 @@ pub(super) struct Locked<'a> {
 
 impl<'a> Entry<'a> {
     #[inline]
-    pub(super) const fn of(words: &'a [AtomicU64; ENTRY]) -> Self {
-        Self(words)
+    fn name(self) -> u64 {
+        self.head[NAME].load(Relaxed)
     }
 
+    /// Whether it is of any key. It is of one for ever after.
     #[inline]
-    fn word(self, which: usize) -> u64 {
-        self.0[which].load(Relaxed)
+    pub(super) fn is_used(self) -> bool {
+        self.name() != 0
     }
 
-    /// Whether it is of this key.
+    /// Whether a search for this key ends here: at the key, or where it would be.
     #[inline]
-    pub(super) fn is(self, tag: u64) -> bool {
-        self.word(TAG) == tag
-    }
-
-    /// Locks it if its newest bucket is this one.
-    #[inline]
-    pub(super) fn lock_in(self, bucket: u64) -> Option<Locked<'a>> {
-        let same = |count: u64| (count >> 32 ^ bucket) & BUCKET == 0;
-        let count = self.word(COUNT);
-        if !same(count) {
-            return None;
-        }
-        let locked = match self.try_lock(count) {
-            Some(locked) => locked,
-            None => self.wait(),
-        };
-        same(locked.count).then_some(locked)
+    pub(super) fn is_or_would_be(self, tag: u64) -> bool {
+        let name = self.name();
+        name & TAG == tag || name == 0
     }
 
     /// Locks it.
+    #[inline]
     pub(super) fn lock(self) -> Locked<'a> {
-        match self.try_lock(self.word(COUNT)) {
+        match self.try_lock(self.head[COUNT].load(Relaxed)) {
             Some(locked) => locked,
             None => self.wait(),
         }
@@ -92,7 +91,7 @@ impl<'a> Entry<'a> {
         if count & LOCKED != 0 {
             return None;
         }
-        let locked = self.0[COUNT].compare_exchange(count, count | LOCKED, Acquire, Relaxed);
+        let locked = self.head[COUNT].compare_exchange(count, count | LOCKED, Acquire, Relaxed);
         // Made only if it is locked, for it unlocks when it is dropped.
         locked.is_ok().then(|| Locked { entry: self, count })
     }
@@ -103,7 +102,7 @@ impl<'a> Entry<'a> {
     fn wait(self) -> Locked<'a> {
         let mut round = 0;
         loop {
-            if let Some(locked) = self.try_lock(self.word(COUNT)) {
+            if let Some(locked) = self.try_lock(self.head[COUNT].load(Relaxed)) {
                 return locked;
             }
             if round < 6 {
@@ -120,9 +119,14 @@ impl Locked<'_> {
     /// Whether it is of this key, and goes by just these terms.
     #[inline]
     pub(super) fn holds(&self, tag: u64, terms: Terms) -> bool {
-        self.entry.is(tag)
-            && self.entry.word(TERMS) == terms_word(terms)
-            && self.entry.word(WIDTH) == terms.width
+        let name = self.entry.name();
+        name & TAG == tag && Known::at(self.entry.terms, self.number()) == words_of(terms)
+    }
+
+    /// The number of its terms.
+    #[inline]
+    pub(super) fn number(&self) -> usize {
+        (self.entry.name() & NUMBER) as usize
     }
 
     /// The sum of its buckets; beyond 32 bits, the highest number, with which nothing fits.
@@ -137,42 +141,70 @@ impl Locked<'_> {
         self.count += cost as u64;
     }
 
-    /// Limit and version of the terms in force.
-    pub(super) fn limit_and_version(&self) -> (u32, u32) {
-        let terms = self.entry.word(TERMS);
-        ((terms >> 32) as u32, terms as u32)
+    /// Whether its newest bucket is this one.
+    #[inline]
+    pub(super) const fn is_in(&self, bucket: u64) -> bool {
+        (self.count >> 32 ^ bucket) & BUCKET == 0
+    }
+
+    /// What its past and the sum of its buckets are when this later one begins. Nothing if it is not a later one, or where
+    /// the past has no room for what the newest holds.
+    #[inline(never)]
+    pub(super) fn at_begin_of(&self, bucket: u64) -> Option<([u64; PAST_WORDS], u32)> {
+        let newest = self.count >> 32 & BUCKET;
+        let since = bucket.wrapping_sub(newest) & BUCKET;
+        if since > BUCKET - LATE {
+            return None;
+        }
+        let mut past: [u64; PAST_WORDS] =
+            std::array::from_fn(|which| self.entry.past[which].load(Relaxed));
+        let current = self.total() - sum_of(past);
+        let current = u64::from(u16::try_from(current).ok()?);
+        let place = |bucket: u64| {
+            let place = bucket as usize % PAST;
+            (place / COUNTS, 16 * (place % COUNTS))
+        };
+        for over in newest..newest + since.min(PAST as u64) {
+            let (which, shift) = place(over);
+            past[which] &= !(u64::from(u16::MAX) << shift);
+        }
+        if since <= PAST as u64 {
+            let (which, shift) = place(newest);
+            past[which] |= current << shift;
+        }
+        Some((past, sum_of(past)))
+    }
+
+    /// Begins a bucket, by what it [is](Locked::at_begin_of) then.
+    pub(super) fn begin(&mut self, bucket: u64, (past, total): ([u64; PAST_WORDS], u32)) {
+        for (word, counts) in self.entry.past.iter().zip(past) {
+            word.store(counts, Relaxed);
+        }
+        self.count = (bucket & BUCKET) << 32 | u64::from(total);
     }
 
     /// Where its cold record is, if it has one.
     pub(super) fn cold(&self) -> Option<usize> {
-        if self.entry.word(WIDTH) != 0 {
-            return None;
-        }
-        (self.entry.word(HISTORY) as usize).checked_sub(1)
+        let is_cold = self.entry.name() & COLD != 0;
+        is_cold.then(|| self.entry.past[0].load(Relaxed) as usize)
     }
 
     /// Its window, if it has no cold record.
     #[inline]
     pub(super) fn window(&self, now: u64) -> SlidingWindow {
-        let (limit, version) = self.limit_and_version();
-        let width = self.entry.word(WIDTH);
+        let terms = terms_of(Known::at(self.entry.terms, self.number()));
         let mut past = [0; PAST];
-        for (counts, word) in past.chunks_exact_mut(COUNTS).zip(&self.entry.0[HISTORY..]) {
+        for (counts, word) in past.chunks_exact_mut(COUNTS).zip(self.entry.past) {
             let word = word.load(Relaxed);
             for (place, count) in counts.iter_mut().enumerate() {
                 *count = u32::from((word >> (16 * place)) as u16);
             }
         }
-        let terms = Terms {
-            version,
-            limit,
-            width,
-        };
         if self.total() == 0 {
             return SlidingWindow::new(terms);
         }
         let earlier: u32 = past.iter().sum();
-        let now = now / width;
+        let now = now / terms.width;
         // Counted from the latest that it can be.
         let since = (now + LATE).wrapping_sub(self.count >> 32) & BUCKET;
         let newest = (now + LATE).saturating_sub(since);
@@ -187,45 +219,53 @@ impl Locked<'_> {
             && window.past.iter().all(is_short)
     }
 
-    /// Says all anew.
+    /// Says all anew, with the terms by their number.
     #[inline]
-    pub(super) fn write(&mut self, tag: u64, window: &SlidingWindow) {
-        for (word, counts) in self.entry.0[HISTORY..]
-            .iter()
-            .zip(window.past.chunks(COUNTS))
-        {
+    pub(super) fn write(&mut self, tag: u64, window: &SlidingWindow, number: usize) {
+        let past = self.entry.past.iter();
+        for (word, counts) in past.zip(window.past.chunks(COUNTS)) {
             let counts = counts.iter().rev();
             let counts = counts.fold(0, |word, &count| word << 16 | u64::from(count));
             word.store(counts, Relaxed);
         }
-        self.write_head(tag, window, window.terms.width);
+        self.write_head(tag | number as u64, window);
     }
 
-    /// Says that the rest is in a cold record.
-    pub(super) fn write_cold(&mut self, tag: u64, window: &SlidingWindow, cold: usize) {
-        self.entry.0[HISTORY].store(cold as u64 + 1, Relaxed);
-        self.write_head(tag, window, 0);
+    /// Says that the rest is in a cold record: with a number of terms, only the past.
+    pub(super) fn write_cold(
+        &mut self,
+        tag: u64,
+        window: &SlidingWindow,
+        cold: usize,
+        number: usize,
+    ) {
+        self.entry.past[0].store(cold as u64, Relaxed);
+        self.write_head(tag | COLD | number as u64, window);
     }
 
     #[inline]
-    fn write_head(&mut self, tag: u64, window: &SlidingWindow, width: u64) {
-        let words = self.entry.0;
-        words[TAG].store(tag, Relaxed);
-        words[TERMS].store(terms_word(window.terms), Relaxed);
-        words[WIDTH].store(width, Relaxed);
+    fn write_head(&mut self, name: u64, window: &SlidingWindow) {
+        self.entry.head[NAME].store(name, Relaxed);
         let total = u32::try_from(window.total()).unwrap_or(u32::MAX);
         self.count = (window.newest & BUCKET) << 32 | u64::from(total);
     }
 }
 
+/// The sum of all counts of the past.
+const fn sum_of(past: [u64; PAST_WORDS]) -> u32 {
+    const EVERY_OTHER: u64 = 0x0000_ffff_0000_ffff;
+    let mut pairs = 0;
+    let mut which = 0;
+    while which < PAST_WORDS {
+        pairs += (past[which] & EVERY_OTHER) + (past[which] >> 16 & EVERY_OTHER);
+        which += 1;
+    }
+    (pairs >> 32) as u32 + pairs as u32
+}
+
 impl Drop for Locked<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.entry.0[COUNT].store(self.count, Release);
+        self.entry.head[COUNT].store(self.count, Release);
     }
-}
-
-#[inline]
-const fn terms_word(terms: Terms) -> u64 {
-    (terms.limit as u64) << 32 | terms.version as u64
 }

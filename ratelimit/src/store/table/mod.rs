@@ -2,12 +2,12 @@
 //!
 //! # Where things lie
 //!
-//! - A set has 32 bits for each of its ways: part of a key's hash, and the number of its record. They share a line of
-//!   cache, and the sets of a million keys take 6 MB.
-//! - A record is an [entry] of one line of cache, which holds the whole window of nearly every key. Records lie in the
-//!   order in which their keys came: who comes often came early, so those that most decisions are about lie close
-//!   together, in few pages, however many keys there are.
-//! - What has no room in an entry is in a [cold] record: large counts of the past, blocks, charges ahead.
+//! - A key's [entry] is one of the 16 of the set that its hash names. Its head, a quarter of a line of cache, is where most
+//!   decisions are made: so they touch one line, known from the hash at once. A set is searched from a line that the
+//!   hash names too, and who comes often came early and has a place in that one.
+//! - The terms that the keys of a shard go by are [known] by numbers.
+//! - The counts of its past lie apart, in the same order: they are looked at when a bucket has ended.
+//! - What has no room there is in a [cold] record: large counts of the past, blocks, charges ahead.
 //!
 //! # Locks
 //!
@@ -19,34 +19,33 @@
 
 mod cold;
 mod entry;
+mod known;
 mod whole;
 mod words;
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::cold::Shard;
-use self::entry::{ENTRY, Entry, Locked};
+use self::entry::{Entry, HEAD, Locked, PAST_WORDS, TAG};
+use self::known::TERMS;
 pub(crate) use self::whole::Whole;
 use self::words::Words;
 use crate::window::{Outcome, SlidingWindow, Terms, Wait};
 
 /// Ways to a set. With sets two thirds full on average, few of them overflow.
 const WAYS: usize = 16;
-const MIN_SHARDS: usize = 256;
-/// Bits of a way that are the number of a record; the others are of the key's hash.
-const RECORD_BITS: u32 = 20;
-const RECORD: u32 = (1 << RECORD_BITS) - 1;
+const SHARDS: usize = 64;
+/// Heads to a line of cache.
+const HEADS: usize = 4;
 
 pub(crate) struct Table {
     sets: usize,
-    /// The high bits are part of a key's hash, the low ones the number of its record in the shard, plus one. 0 in a way
-    /// that was never used; they are never emptied.
-    ways: Words<AtomicU32>,
-    /// The entries of all records, shard by shard.
-    entries: Words<AtomicU64>,
-    records_per_shard: usize,
+    heads: Words<AtomicU64>,
+    /// In the order of the heads.
+    pasts: Words<AtomicU64>,
+    /// Those of each shard.
+    terms: Words<AtomicU64>,
     /// The low bits of a set's number say which it belongs to.
     shards: Box<[Padded]>,
 }
@@ -59,10 +58,8 @@ struct Padded(Mutex<Shard>);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     set: usize,
-    /// The way to look at first.
+    /// The entry to look at first.
     way: usize,
-    /// What its way says, but for the number of the record.
-    print: u32,
     tag: u64,
 }
 
@@ -85,22 +82,25 @@ pub(crate) struct Room<'a> {
     cost: u32,
     limit: u32,
     left: u32,
+    now: u64,
+    bucket: u64,
+    /// Whether the bucket is one that begins.
+    begin: bool,
     reset: u64,
 }
 
 impl Table {
     pub(crate) fn with_capacity(keys: usize) -> Self {
         let sets = keys.saturating_add(keys / 2).div_ceil(WAYS);
-        let enough = sets.div_ceil(RECORD as usize / WAYS).max(MIN_SHARDS);
-        let shards = enough.min(sets).next_power_of_two();
+        let shards = SHARDS.min(sets).next_power_of_two();
         let sets_per_shard = sets.div_ceil(shards);
         let shard = || Padded(Mutex::new(Shard::with_sets(sets_per_shard)));
         let sets = sets_per_shard * shards;
         Self {
             sets,
-            ways: Words::zeroed(sets * WAYS),
-            entries: Words::zeroed(sets * WAYS * ENTRY),
-            records_per_shard: sets_per_shard * WAYS,
+            heads: Words::zeroed(sets * WAYS * HEAD),
+            pasts: Words::zeroed(sets * WAYS * PAST_WORDS),
+            terms: Words::zeroed(shards * TERMS),
             shards: (0..shards).map(|_| shard()).collect(),
         }
     }
@@ -110,37 +110,30 @@ impl Table {
     pub(crate) fn place(&self, (spread, tag): (u64, u64)) -> Place {
         Place {
             set: ((u128::from(spread) * self.sets as u128) >> 64) as usize,
-            way: spread as usize % WAYS,
-            print: spread as u32 & !RECORD,
-            tag,
+            way: spread as usize % WAYS / HEADS * HEADS,
+            tag: tag & TAG,
         }
     }
 
-    /// What lies in the first way of a place: to have its set fetched, if it is not in the cache.
+    /// Whether the first entry of a place is used: to have it fetched, if it is not in the cache.
     #[inline]
-    pub(crate) fn glance(&self, place: Place) -> u32 {
-        self.ways_of(place)[place.way].load(Relaxed)
+    pub(crate) fn glance(&self, place: Place) -> bool {
+        self.entry(place, 0).is_used()
     }
 
     /// The key, if it has an entry.
     #[inline]
     pub(crate) fn see(&self, place: Place) -> Option<Seen<'_>> {
-        let ways = self.ways_of(place);
-        for step in 0..WAYS {
-            let way = ways[(place.way + step) % WAYS].load(Relaxed);
-            if way == 0 {
-                // The key would be here.
-                return None;
-            }
-            if way & !RECORD == place.print {
-                let entry = self.entry(place, record_of(way));
-                if entry.is(place.tag) {
-                    let tag = place.tag;
-                    return Some(Seen { entry, tag });
-                }
-            }
-        }
-        None
+        let entry = self.find(place).filter(|entry| entry.is_used())?;
+        let tag = place.tag;
+        Some(Seen { entry, tag })
+    }
+
+    /// The entry of the key; if it has none, the first that is not used.
+    #[inline]
+    fn find(&self, place: Place) -> Option<Entry<'_>> {
+        let mut entries = self.entries(place);
+        entries.find(|entry| entry.is_or_would_be(place.tag))
     }
 
     /// The key with all that is known of it, under the lock of its shard.
@@ -148,15 +141,25 @@ impl Table {
         Whole::new(self, place, wait_for(&self.shards[self.shard_of(place)].0))
     }
 
+    /// All that the key may have, in the order in which they are taken.
     #[inline]
-    fn ways_of(&self, place: Place) -> &[AtomicU32; WAYS] {
-        self.ways.chunk(place.set * WAYS)
+    fn entries(&self, place: Place) -> impl Iterator<Item = Entry<'_>> {
+        (0..WAYS).map(move |step| self.entry(place, step))
     }
 
     #[inline]
-    fn entry(&self, place: Place, record: usize) -> Entry<'_> {
-        let number = self.shard_of(place) * self.records_per_shard + record;
-        Entry::of(self.entries.chunk(number * ENTRY))
+    fn entry(&self, place: Place, step: usize) -> Entry<'_> {
+        let at = place.set * WAYS + (place.way + step) % WAYS;
+        Entry {
+            head: self.heads.chunk(at * HEAD),
+            past: self.pasts.chunk(at * PAST_WORDS),
+            terms: self.terms_of(place),
+        }
+    }
+
+    #[inline]
+    fn terms_of(&self, place: Place) -> &[AtomicU64; TERMS] {
+        self.terms.chunk(self.shard_of(place) * TERMS)
     }
 
     #[inline]
@@ -170,26 +173,30 @@ impl Table {
     }
 }
 
-#[inline]
-const fn record_of(way: u32) -> usize {
-    (way & RECORD) as usize - 1
-}
-
 impl<'a> Seen<'a> {
-    /// The room that the key has for this cost in its newest bucket, under just these terms. Without it the key has
-    /// to be looked at [whole](Table::whole).
+    /// The room that the key has for this cost in the newest bucket, or in one that begins, under just these terms. Without
+    /// it the key has to be looked at [whole](Table::whole).
     #[inline]
     pub(crate) fn room(self, terms: Terms, now: u64, cost: u32) -> Option<Room<'a>> {
         let bucket = now / terms.width;
-        let entry = self.entry.lock_in(bucket)?;
+        let entry = self.entry.lock();
         if cost == 0 || !entry.holds(self.tag, terms) {
             return None;
         }
-        let left = terms.limit.checked_sub(entry.total())?;
+        let begin = match entry.is_in(bucket) {
+            true => None,
+            false if entry.cold().is_some() => return None,
+            false => Some(entry.at_begin_of(bucket)?),
+        };
+        let total = begin.map_or(entry.total(), |(_, total)| total);
+        let left = terms.limit.checked_sub(total)?;
         Some(Room {
             cost: (cost <= left).then_some(cost)?,
             limit: terms.limit,
             left,
+            now,
+            bucket,
+            begin: begin.is_some(),
             reset: terms.free_at(bucket) - now,
             entry,
         })
@@ -202,7 +209,7 @@ impl<'a> Seen<'a> {
     #[inline]
     pub(crate) fn in_place(self, terms: Terms, now: u64) -> Option<(InPlace<'a>, SlidingWindow)> {
         let entry = self.entry.lock();
-        if !entry.holds(self.tag, terms) {
+        if !entry.holds(self.tag, terms) || entry.cold().is_some() {
             return None;
         }
         let window = entry.window(now);
@@ -220,20 +227,29 @@ impl InPlace<'_> {
     #[inline]
     pub(crate) fn put(&mut self, window: &SlidingWindow) {
         debug_assert!(Locked::can_hold(window), "its newest bucket had no more");
-        self.entry.write(self.tag, window);
+        self.entry.write(self.tag, window, self.entry.number());
     }
 }
 
 impl Room<'_> {
     /// Takes it.
     #[inline]
-    pub(crate) const fn take(&mut self) -> Outcome {
+    pub(crate) fn take(&mut self) -> Outcome {
+        if self.begin
+            && let Some(begin) = self.entry.at_begin_of(self.bucket)
+        {
+            self.entry.begin(self.bucket, begin);
+        }
         self.entry.add(self.cost);
         Outcome::new(self.limit, self.left - self.cost, self.reset, Wait::None)
     }
 
     /// Leaves it: what a request that takes nothing would be told.
-    pub(crate) const fn leave(&self) -> Outcome {
+    pub(crate) fn leave(&self) -> Outcome {
+        if self.begin {
+            // The newest in which something was charged is another.
+            return self.entry.window(self.now).decide(self.now, 0);
+        }
         let reset = if self.entry.total() == 0 {
             0
         } else {
@@ -256,4 +272,26 @@ fn wait_for(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     }
     // A panic under the lock can only come from a bug in the arithmetic, and leaves whole counters.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Quota;
+
+    #[test]
+    fn however_often_terms_change_they_find_a_number() {
+        let table = Table::with_capacity(100);
+        let place = table.place((7 << 32, 7 << 32));
+        for version in 0..1_000 {
+            let terms = Terms::new(Quota::per_second(5), version);
+            let mut whole = table.whole(place);
+            let mut window = whole.window(terms, 0);
+            window.renew(terms, 0);
+            whole.put(&window, 0);
+            drop(whole);
+            let seen = table.see(place);
+            assert!(seen.is_some_and(|seen| seen.room(terms, 0, 1).is_some()));
+        }
+    }
 }
