@@ -86,7 +86,8 @@
 //!
 //! # Features
 //!
-//! None is on by default: `http`, `grpc` (refusals as statuses, for tonic), `redis`, `tracing` (an event for each
+//! None is on by default: `http`, `grpc` (refusals as statuses, for tonic), `redis`, `quanta` (a quicker [`Clock`] for the
+//! store in memory), `tracing` (an event for each
 //! refusal and outage) and `metrics` (`seawall_ratelimit_decisions_total{rule, outcome}`, where an outcome is
 //! `allowed`, `refused`, `denied`, `cost_above_limit`, `delayed`, `shadow` (would have been refused) or `degraded`
 //! (allowed without the shared counters), and `seawall_ratelimit_outages_total{policy}`; install the recorder
@@ -136,7 +137,7 @@ pub use crate::rules::{And, Apply, BoxRule, BoxRules, MAX_RULES, Rules};
 pub use crate::service::RateLimit;
 #[cfg(feature = "redis")]
 pub use crate::store::leased::{Leased, LeasedDeciding, LeasedScope};
-pub use crate::store::memory::{MemoryReceipt, MemoryScope, MemoryStore};
+pub use crate::store::memory::{Clock, MemoryReceipt, MemoryScope, MemoryStore};
 #[cfg(feature = "redis")]
 pub use crate::store::redis::{Outage, RedisDeciding, RedisReceipt, RedisScope, RedisStore};
 pub use crate::store::{Operate, Standing, Store};

@@ -13,6 +13,8 @@ const NOTES: &[&str] = &[
     "Layers are polled with a waker that does nothing; idempotency in memory runs on a current-thread",
     "  runtime, as its handler may become a task. Redis and the file are used by 256 tasks on a runtime as",
     "  `#[tokio::main]` makes it.",
+    "ratelimit/store, ratelimit/layer*: both sides read the processor's counter, as governor does by default;",
+    "  `tokio-clock` is our store by its own default, the clock that tests can pause.",
     "ratelimit/layer*: keys are header fields, and responses get no fields. tower_governor makes a String",
     "  of each key, as its example does.",
     "ratelimit/redis-strict: the peers' script is a two-bucket counter by the server's clock.",

@@ -17,7 +17,7 @@ pub(crate) struct Entry {
     pub(crate) measure: fn(&Entry) -> Vec<Row>,
 }
 
-const GOVERNOR: &[&str] = &["governor"];
+const GOVERNOR: &[&str] = &["governor", "tokio-clock"];
 const TOWER_GOVERNOR: &[&str] = &["tower_governor"];
 const SCRIPTS: &[&str] = &["multiplexed-script", "bb8-script"];
 const MULTIPLEXED_SCRIPT: &[&str] = &["multiplexed-script"];

@@ -1,10 +1,11 @@
 //! Decisions of the limiter, its layer, and decisions that Redis makes.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Future, Ready, ready};
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,7 +14,7 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use redis::Script;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use seawall_ratelimit::{
-    Fields, Leased, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, Store, Verdict,
+    Clock, Fields, Leased, MemoryStore, Quota, RateLimitLayer, RedisStore, Rule, Store,
 };
 use seawall_redis::{Client, Shared};
 use test_support::Redis;
@@ -30,36 +31,50 @@ use crate::measure::{Contest, Row, Unit};
 /// So many a minute that nobody is refused.
 const LIMIT: NonZeroU32 = NonZeroU32::new(1_000_000_000).expect("it is not zero");
 
+/// A store in memory by the clock that the peers have by default too.
+fn by_counter() -> MemoryStore {
+    MemoryStore::with_capacity(MANY).by_clock(Clock::Processor)
+}
+
 /// One decision about a `u64`, in memory.
 pub(super) fn store(entry: &Entry, draws: &Draws, threads: usize) -> Vec<Row> {
-    let ours = RateLimitLayer::new(MemoryStore::with_capacity(MANY))
-        .rule(Rule::new("user", Quota::per_minute(LIMIT.get())).key(|user: &u64| (*user).into()))
-        .checker();
-    let ours = |number: u64| {
-        let decided = ours.decide(black_box(&(draws.at(number) as u64)));
-        let Ok(Verdict::Now(decision)) = &decided else {
-            panic!("memory decides at once")
-        };
-        assert!(decision.passes());
+    let checks = |store: MemoryStore| {
+        let limits = RateLimitLayer::new(store)
+            .rule(
+                Rule::new("user", Quota::per_minute(LIMIT.get())).key(|user: &u64| (*user).into()),
+            )
+            .checker();
+        move |number: u64| {
+            let user = draws.at(number) as u64;
+            let checked = pin!(limits.check(black_box(&user)));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(matches!(checked.poll(&mut context), Poll::Ready(Ok(()))));
+        }
     };
+    let ours = checks(by_counter());
+    let by_default = checks(MemoryStore::with_capacity(MANY));
     let theirs = RateLimiter::keyed(governor::Quota::per_minute(LIMIT));
     let theirs = |number: u64| {
         let decided = theirs.check_key(black_box(&(draws.at(number) as u64)));
         assert!(decided.is_ok());
     };
-    // Both know all keys before anything is timed.
+    // All know all keys before anything is timed.
     for number in 0..2 * MANY as u64 {
         ours(number);
+        by_default(number);
         theirs(number);
     }
 
     let contest = if threads == 1 {
-        Contest::new(entry, Unit::Nanos, in_turn(ours)).peer("governor", in_turn(theirs))
+        Contest::new(entry, Unit::Nanos, in_turn(&ours))
+            .peer("governor", in_turn(theirs))
+            .peer("tokio-clock", in_turn(by_default))
     } else {
         Contest::new(entry, Unit::Nanos, at_once(apart(threads, &ours)))
             .peer("governor", at_once(apart(threads, &theirs)))
+            .peer("tokio-clock", at_once(apart(threads, &by_default)))
     };
-    contest.allocs(allocations(ours, |_| ())).run()
+    contest.allocs(allocations(&ours, |_| ())).run()
 }
 
 /// A caller for each thread, each elsewhere in the draws.
@@ -133,7 +148,7 @@ pub(super) fn layer(entry: &Entry) -> Vec<Row> {
         request.headers_mut().insert(&USER, user);
         request
     };
-    let ours = RateLimitLayer::new(MemoryStore::with_capacity(MANY))
+    let ours = RateLimitLayer::new(by_counter())
         .rule(Rule::new("user", Quota::per_minute(LIMIT.get())).by(USER.clone()))
         .http()
         .fields(Fields::OnRefusal);
@@ -153,7 +168,7 @@ pub(super) fn layer_3_rules(entry: &Entry) -> Vec<Row> {
         request
     };
     let quota = Quota::per_minute(LIMIT.get());
-    let ours = RateLimitLayer::new(MemoryStore::with_capacity(MANY))
+    let ours = RateLimitLayer::new(by_counter())
         .rule(Rule::new("user", quota).by(USER.clone()))
         .rule(Rule::new("client", quota).by(CLIENT.clone()))
         .rule(Rule::new("api-key", quota).by(API_KEY.clone()))

@@ -4,10 +4,10 @@ use super::ALL;
 
 /// Names and peers that others rely on: they may become more, and none may go.
 const PROMISED: &[(&str, &[&str])] = &[
-    ("ratelimit/store/zipf/1t", &["governor"]),
-    ("ratelimit/store/zipf/2t", &["governor"]),
-    ("ratelimit/store/hot/1t", &["governor"]),
-    ("ratelimit/store/hot/2t", &["governor"]),
+    ("ratelimit/store/zipf/1t", &["governor", "tokio-clock"]),
+    ("ratelimit/store/zipf/2t", &["governor", "tokio-clock"]),
+    ("ratelimit/store/hot/1t", &["governor", "tokio-clock"]),
+    ("ratelimit/store/hot/2t", &["governor", "tokio-clock"]),
     ("ratelimit/layer/zipf/1t", &["tower_governor"]),
     ("ratelimit/layer-3-rules/zipf/1t", &["tower_governor"]),
     (

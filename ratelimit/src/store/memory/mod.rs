@@ -1,3 +1,4 @@
+mod clock;
 mod counters;
 mod decide;
 mod held;
@@ -7,8 +8,8 @@ use std::fmt;
 use std::future::Pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::time::Instant;
-
+pub use self::clock::Clock;
+use self::clock::Started;
 use self::counters::Counters;
 pub use self::operate::MemoryReceipt;
 use crate::decision::{Charges, Decision, Verdict};
@@ -24,16 +25,17 @@ use crate::window::WindowKind;
 ///
 /// # Memory
 ///
-/// Each rule remembers about `capacity` keys: at 64 bytes for each that has come so far, and 6 for each that may; 9 more once
-/// keys are forgotten. A key with more than 65,535 units in a sixteenth of its window, or that is blocked, takes 96
-/// more. A key is kept as a hash under keys drawn at random, so nobody outside can make keys meet. When the
+/// Each rule remembers about `capacity` keys, in 24 bytes for each that may come and 48 more for each that does, taken
+/// page by page as they are needed; 9 more once keys are forgotten. A key with more than 65,535 units in a sixteenth of its
+/// window, or that is blocked, takes 112 more. A key is kept as a hash under keys drawn at random, so nobody outside can
+/// make keys meet, and that any two of a million do by chance is less likely than one in a million. When the
 /// place for a further key is taken, the least used one there is forgotten, **but not what it consumed**: newcomers
 /// to that place start from the highest counts that were forgotten there. A flood of keys
 /// beyond the capacity can therefore refuse others too early, and cannot win anybody quota.
 ///
 /// # Time
 ///
-/// It goes by `tokio::time::Instant`, so tests with paused time drive it.
+/// It goes by `tokio::time::Instant`, so tests with paused time drive it, or by [another clock](MemoryStore::by_clock).
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -41,7 +43,7 @@ pub struct MemoryStore {
 
 struct Shared {
     capacity: usize,
-    start: Instant,
+    started: Started,
     tables: Mutex<Vec<(String, WindowKind, Arc<Counters>)>>,
 }
 
@@ -74,13 +76,29 @@ impl MemoryStore {
         if keys == 0 {
             return Err(ConfigError::ZeroCapacity);
         }
-        Ok(Self {
+        Ok(Self::of(keys, Clock::default()))
+    }
+
+    /// The same, and empty, by another clock.
+    ///
+    /// ```
+    /// use seawall_ratelimit::{Clock, MemoryStore};
+    ///
+    /// let store = MemoryStore::with_capacity(1_000).by_clock(Clock::Tokio);
+    /// ```
+    #[must_use]
+    pub fn by_clock(self, clock: Clock) -> Self {
+        Self::of(self.shared.capacity, clock)
+    }
+
+    fn of(capacity: usize, clock: Clock) -> Self {
+        Self {
             shared: Arc::new(Shared {
-                capacity: keys,
-                start: Instant::now(),
+                capacity,
+                started: Started::now(clock),
                 tables: Mutex::default(),
             }),
-        })
+        }
     }
 
     #[cfg(feature = "redis")]
@@ -92,8 +110,7 @@ impl MemoryStore {
 
     #[inline]
     fn now(&self) -> u64 {
-        let since = self.shared.start.elapsed();
-        since.as_secs() * 1_000_000 + u64::from(since.subsec_micros())
+        self.shared.started.micros()
     }
 }
 
@@ -147,6 +164,7 @@ impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore")
             .field("capacity", &self.shared.capacity)
+            .field("clock", &self.shared.started)
             .finish_non_exhaustive()
     }
 }
