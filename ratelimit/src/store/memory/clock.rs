@@ -70,6 +70,10 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what it is compared with must not be paused either"
+    )]
     fn the_counter_of_the_processor_goes_as_the_clock_goes() {
         let (ours, start) = (Started::now(Clock::Processor), std::time::Instant::now());
         let mut last = 0;
