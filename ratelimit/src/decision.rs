@@ -117,6 +117,11 @@ impl<'a, S> Charges<'a, S> {
         }
     }
 
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[Charge<'a, S>] {
+        &self.list
+    }
+
     pub(crate) fn at(&self, place: u8) -> &Charge<'a, S> {
         &self.list[usize::from(place)]
     }

@@ -63,12 +63,6 @@ pin_project! {
     }
 }
 
-/// How a call ended.
-pub(crate) enum Ended<T, E, M: Mode> {
-    Answered(Result<T, E>, M::Kept),
-    Refused(Box<Refusal<M>>),
-}
-
 pub(crate) struct Refusal<M: Mode> {
     pub(crate) error: RateLimitError,
     #[cfg_attr(
@@ -109,11 +103,15 @@ where
     M: Mode,
     W: Refunds<St, S::Response, S::Error>,
 {
+    /// What is made of the answer, or of the refusal: it is not returned, for it is large, and each move of it would be a
+    /// copy.
     #[inline]
-    pub(crate) fn poll(
+    pub(crate) fn poll_with<T>(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Ended<S::Response, S::Error, M>> {
+        answered: impl FnOnce(Result<S::Response, S::Error>, M::Kept) -> T,
+        was_refused: impl FnOnce(Refusal<M>) -> T,
+    ) -> Poll<T> {
         loop {
             match self.as_mut().project() {
                 // ## Calling
@@ -128,7 +126,7 @@ where
                         refunds.answered(owed, &answer);
                     }
                     let kept = kept.take().expect("polled after it was ready");
-                    return Poll::Ready(Ended::Answered(answer, kept));
+                    return Poll::Ready(answered(answer, kept));
                 }
                 // ## Deciding => (Calling | Refused)
                 CallProj::Deciding { deciding, .. } => {
@@ -139,7 +137,7 @@ where
                 // ## Refused
                 CallProj::Refused { refusal } => {
                     let refusal = refusal.take().expect("polled after it was ready");
-                    return Poll::Ready(Ended::Refused(refusal));
+                    return Poll::Ready(was_refused(*refusal));
                 }
             }
         }
@@ -209,10 +207,11 @@ where
     type Output = Result<S::Response, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(self.project().call.poll(cx)) {
-            Ended::Answered(answer, ()) => answer.map_err(Into::into),
-            Ended::Refused(refusal) => Err(refusal.error.into()),
-        })
+        self.project().call.poll_with(
+            cx,
+            |answer, ()| answer.map_err(Into::into),
+            |refusal| Err(refusal.error.into()),
+        )
     }
 }
 

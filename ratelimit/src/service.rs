@@ -30,7 +30,8 @@ pub struct RateLimit<S, St: Store, Rs, M = Fail, W = NoRefund> {
 
 impl<S, St: Store, Rs, M, W> RateLimit<S, St, Rs, M, W> {
     /// Decides, and calls the inner service at once if that is possible.
-    #[inline]
+    // The call is written where the future is returned; inlined, it would be made elsewhere and copied there.
+    #[inline(never)]
     pub(crate) fn start<Req>(&mut self, request: Req) -> Call<S, Req, St, Rs, M, W>
     where
         S: Service<Req> + Clone,

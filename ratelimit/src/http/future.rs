@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::Response;
 use pin_project_lite::pin_project;
@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use super::Respond;
 use super::body::LimitBody;
-use crate::future::{Call, Ended};
+use crate::future::Call;
 use crate::refund::{NoRefund, Refunds};
 use crate::rules::Apply;
 use crate::store::Store;
@@ -50,17 +50,23 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (mut response, told) = match ready!(self.project().call.poll(cx)) {
-            Ended::Answered(answer, told) => (answer?.map(LimitBody::inner), told),
-            Ended::Refused(refusal) => {
-                let response = refusal.mode.refusals.response(&refusal.error);
-                (response, refusal.kept.flatten())
-            }
-        };
-        if let Some(told) = told {
-            told.tell(response.headers_mut());
-        }
-        Poll::Ready(Ok(response))
+        self.project().call.poll_with(
+            cx,
+            |answer, told| {
+                let mut response = answer?.map(LimitBody::inner);
+                if let Some(told) = told {
+                    told.tell(response.headers_mut());
+                }
+                Ok(response)
+            },
+            |refusal| {
+                let mut response = refusal.mode.refusals.response(&refusal.error);
+                if let Some(told) = refusal.kept.flatten() {
+                    told.tell(response.headers_mut());
+                }
+                Ok(response)
+            },
+        )
     }
 }
 

@@ -31,7 +31,10 @@ fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>, decision: &mut Decisio
         };
         // Each way says it by itself: an outcome that may come from several goes through memory once more.
         match seen.room(charge.terms, now, charge.cost) {
-            Some(mut room) => decision.push(charge.number, marked(charge, room.take())),
+            Some(mut room) => {
+                let outcome = room.take(charge.terms, now, charge.cost);
+                decision.push(charge.number, marked(charge, outcome));
+            }
             None => decide_in_place(now, charge, seen, decision),
         }
         return;
@@ -65,12 +68,11 @@ fn decide_whole(now: u64, charge: &Charge<'_, MemoryScope>, decision: &mut Decis
 
 /// Nearly always there is room under each rule, in the newest bucket of its key.
 fn decide_all<'a>(now: u64, charges: &Charges<'a, MemoryScope>, decision: &mut Decision) {
-    // What is not in the cache is fetched at the same time: the sets of all keys, then the records of all keys, and
-    // only then the first is locked.
+    // What is not in the cache is fetched at the same time, and only then the first is locked.
     let mut places: ArrayVec<Option<(&'a Table, Place)>, MAX_RULES> = ArrayVec::new();
     let mut in_order = true;
     let mut rank = 0;
-    for charge in charges.iter() {
+    for charge in charges.as_slice() {
         let counters = &charge.scope.counters;
         in_order &= counters.rank >= rank;
         rank = counters.rank;
@@ -83,47 +85,55 @@ fn decide_all<'a>(now: u64, charges: &Charges<'a, MemoryScope>, decision: &mut D
             Windows::Named(_) => None,
         });
     }
-    let see = |place: &Option<(&'a Table, Place)>| (*place)?.0.see((*place)?.1);
-    let seen: Keys<'_> = places.iter().map(see).collect();
-    let mut order: Order = (0..charges.len() as u8).collect();
+    let mut keys: Keys<'_> = ArrayVec::new();
+    for place in places {
+        keys.push(place.and_then(|(table, place)| table.see(place)));
+    }
     if !in_order {
-        order.sort_unstable_by_key(|&number| charges.at(number).scope.counters.rank);
+        return decide_each(now, charges, &keys, decision);
     }
 
     let mut rooms: ArrayVec<Room<'_>, MAX_RULES> = ArrayVec::new();
-    for &number in &order {
-        let Some(room) = room(now, charges.at(number), seen[usize::from(number)]) else {
+    for (charge, key) in charges.as_slice().iter().zip(&keys) {
+        let Some(room) = key.and_then(|seen| seen.room(charge.terms, now, charge.cost)) else {
             drop(rooms);
-            return decide_each(now, charges, &order, &seen, decision);
+            return decide_each(now, charges, &keys, decision);
         };
         rooms.push(room);
     }
-    for (number, charge) in charges.iter().enumerate() {
-        let at = if in_order {
-            number
-        } else {
-            place_in(&order, number)
-        };
-        decision.push(charge.number, marked(&charge, rooms[at].take()));
+    for (charge, room) in charges.as_slice().iter().zip(&mut rooms) {
+        let outcome = room.take(charge.terms, now, charge.cost);
+        decision.push(charge.number, marked(charge, outcome));
     }
 }
 
 /// In the order of the charges.
 type Keys<'a> = ArrayVec<Option<Seen<'a>>, MAX_RULES>;
 
-#[inline]
-fn room<'a>(
+/// The same if some rule has to do more: it refuses, or its key is new to it, or counts otherwise.
+#[inline(never)]
+fn decide_each(
     now: u64,
-    charge: &Charge<'_, MemoryScope>,
-    seen: Option<Seen<'a>>,
-) -> Option<Room<'a>> {
-    seen?.room(charge.terms, now, charge.cost)
-}
-
-fn place_in(order: &Order, number: usize) -> usize {
-    let mut order = order.iter();
-    let place = order.position(|&place| usize::from(place) == number);
-    place.expect("each charge has its place in the order")
+    charges: &Charges<'_, MemoryScope>,
+    keys: &Keys<'_>,
+    decision: &mut Decision,
+) {
+    let mut order: Order = (0..charges.len() as u8).collect();
+    order.sort_unstable_by_key(|&number| charges.at(number).scope.counters.rank);
+    let mut asked: ArrayVec<Asked<'_>, MAX_RULES> = ArrayVec::new();
+    let mut all_pass = true;
+    for &number in &order {
+        let charge = charges.at(number);
+        let (asked_now, passes) = Asked::of(now, charge, keys[usize::from(number)]);
+        asked.push(asked_now);
+        all_pass &= passes;
+    }
+    for (number, charge) in charges.as_slice().iter().enumerate() {
+        let place = order.iter().position(|&place| usize::from(place) == number);
+        let asked = &mut asked[place.expect("each charge has its place in the order")];
+        let outcome = asked.settle(now, charge, all_pass);
+        decision.push(charge.number, marked(charge, outcome));
+    }
 }
 
 /// What was asked of one rule, whose key stays held until all rules have been asked.
@@ -133,33 +143,10 @@ enum Asked<'a> {
     Whole(Held<'a>, Outcome),
 }
 
-/// The same if some rule has to do more: it refuses, or a bucket has ended, or the key is new to it.
-#[inline(never)]
-fn decide_each(
-    now: u64,
-    charges: &Charges<'_, MemoryScope>,
-    order: &Order,
-    seen: &Keys<'_>,
-    decision: &mut Decision,
-) {
-    let mut asked: ArrayVec<Asked<'_>, MAX_RULES> = ArrayVec::new();
-    let mut all_pass = true;
-    for &number in order {
-        let charge = charges.at(number);
-        let (asked_now, passes) = Asked::of(now, charge, seen[usize::from(number)]);
-        asked.push(asked_now);
-        all_pass &= passes;
-    }
-    for (number, charge) in charges.iter().enumerate() {
-        let outcome = asked[place_in(order, number)].settle(now, charge.cost, all_pass);
-        decision.push(charge.number, marked(&charge, outcome));
-    }
-}
-
 impl<'a> Asked<'a> {
     /// Whether it lets the request pass, too.
     fn of(now: u64, charge: &Charge<'a, MemoryScope>, seen: Option<Seen<'a>>) -> (Self, bool) {
-        if let Some(room) = room(now, charge, seen) {
+        if let Some(room) = seen.and_then(|seen| seen.room(charge.terms, now, charge.cost)) {
             return (Self::Room(room), true);
         }
         if let Some((entry, window)) = seen.and_then(|seen| seen.in_place(charge.terms, now)) {
@@ -174,10 +161,11 @@ impl<'a> Asked<'a> {
 
     /// Charges it if all rules let the request pass; else says what would be told for a request that takes nothing,
     /// where the rule itself had room.
-    fn settle(&mut self, now: u64, cost: u32, all_pass: bool) -> Outcome {
+    fn settle(&mut self, now: u64, charge: &Charge<'_, MemoryScope>, all_pass: bool) -> Outcome {
+        let cost = charge.cost;
         match self {
-            Self::Room(room) if all_pass => room.take(),
-            Self::Room(room) => room.leave(),
+            Self::Room(room) if all_pass => room.take(charge.terms, now, cost),
+            Self::Room(room) => room.leave(charge.terms, now),
             Self::InPlace(.., outcome) | Self::Whole(_, outcome) if !outcome.passes() => *outcome,
             Self::InPlace(_, window, _) if !all_pass => window.decide(now, 0),
             Self::Whole(held, _) if !all_pass => held.decide(now, 0),

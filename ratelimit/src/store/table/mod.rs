@@ -79,14 +79,12 @@ pub(crate) struct InPlace<'a> {
 /// A key that has room for a request in its newest bucket, held until it is known whether it is taken.
 pub(crate) struct Room<'a> {
     entry: Locked<'a>,
-    cost: u32,
-    limit: u32,
-    left: u32,
-    now: u64,
+    /// Where it would be charged.
     bucket: u64,
+    /// Before it is.
+    left: u32,
     /// Whether the bucket is one that begins.
-    begin: bool,
-    reset: u64,
+    begins: bool,
 }
 
 impl Table {
@@ -183,22 +181,18 @@ impl<'a> Seen<'a> {
         if cost == 0 || !entry.holds(self.tag, terms) {
             return None;
         }
-        let begin = match entry.is_in(bucket) {
-            true => None,
-            false if entry.cold().is_some() => return None,
-            false => Some(entry.at_begin_of(bucket)?),
+        let begins = !entry.is_in(bucket);
+        let total = match begins {
+            false => entry.total(),
+            true if entry.cold().is_some() => return None,
+            true => entry.at_begin_of(bucket)?.1,
         };
-        let total = begin.map_or(entry.total(), |(_, total)| total);
         let left = terms.limit.checked_sub(total)?;
-        Some(Room {
-            cost: (cost <= left).then_some(cost)?,
-            limit: terms.limit,
-            left,
-            now,
-            bucket,
-            begin: begin.is_some(),
-            reset: terms.free_at(bucket) - now,
+        (cost <= left).then_some(Room {
             entry,
+            bucket,
+            left,
+            begins,
         })
     }
 }
@@ -232,30 +226,30 @@ impl InPlace<'_> {
 }
 
 impl Room<'_> {
-    /// Takes it.
+    /// Takes it, for what it was asked for.
     #[inline]
-    pub(crate) fn take(&mut self) -> Outcome {
-        if self.begin
+    pub(crate) fn take(&mut self, terms: Terms, now: u64, cost: u32) -> Outcome {
+        if self.begins
             && let Some(begin) = self.entry.at_begin_of(self.bucket)
         {
             self.entry.begin(self.bucket, begin);
         }
-        self.entry.add(self.cost);
-        Outcome::new(self.limit, self.left - self.cost, self.reset, Wait::None)
+        self.entry.add(cost);
+        let reset = terms.free_at(self.bucket) - now;
+        Outcome::new(terms.limit, self.left - cost, reset, Wait::None)
     }
 
     /// Leaves it: what a request that takes nothing would be told.
-    pub(crate) fn leave(&self) -> Outcome {
-        if self.begin {
+    pub(crate) fn leave(&self, terms: Terms, now: u64) -> Outcome {
+        if self.begins {
             // The newest in which something was charged is another.
-            return self.entry.window(self.now).decide(self.now, 0);
+            return self.entry.window(now).decide(now, 0);
         }
-        let reset = if self.entry.total() == 0 {
-            0
-        } else {
-            self.reset
+        let reset = match self.entry.total() {
+            0 => 0,
+            _ => terms.free_at(self.bucket) - now,
         };
-        Outcome::new(self.limit, self.left, reset, Wait::None)
+        Outcome::new(terms.limit, self.left, reset, Wait::None)
     }
 }
 
