@@ -183,11 +183,7 @@ impl<S: Source> Lanes<S> {
         if queue.state == State::Idle {
             queue.state = State::Gathering;
             drop(queue);
-            let run = Run {
-                lanes: Arc::clone(self),
-                lane: best,
-            };
-            tokio::spawn(run.run());
+            tokio::spawn(Run::of(Arc::clone(self), best).run());
         }
     }
 }
@@ -204,10 +200,20 @@ impl Lane {
 struct Run<S: Source> {
     lanes: Arc<Lanes<S>>,
     lane: usize,
+    /// It found nothing more to send: the lane is no longer its own, and may be another's by the time it is dropped.
+    over: bool,
 }
 
 impl<S: Source> Run<S> {
-    async fn run(self) {
+    const fn of(lanes: Arc<Lanes<S>>, lane: usize) -> Self {
+        Self {
+            lanes,
+            lane,
+            over: false,
+        }
+    }
+
+    async fn run(mut self) {
         loop {
             self.gather().await;
             let Some(batch) = self.take() else {
@@ -234,11 +240,12 @@ impl<S: Source> Run<S> {
         }
     }
 
-    fn take(&self) -> Option<Batch> {
-        let mut queue = self.lane().lock();
+    fn take(&mut self) -> Option<Batch> {
+        let mut queue = self.lanes.lanes[self.lane].lock();
         if queue.requests.is_empty() && queue.refunds.is_empty() {
             queue.state = State::Idle;
             queue.since = None;
+            self.over = true;
             return None;
         }
         queue.state = State::UnderWay;
@@ -320,15 +327,16 @@ impl<S: Source> Run<S> {
 
 impl<S: Source> Drop for Run<S> {
     fn drop(&mut self) {
-        let mut queue = self.lane().lock();
-        if queue.state != State::Idle {
-            // Those who wait learn that nobody will answer them.
-            let number = queue.number;
-            *queue = Queue {
-                number,
-                ..Queue::default()
-            };
+        if self.over {
+            return;
         }
+        // Those who wait learn that nobody will answer them.
+        let mut queue = self.lane().lock();
+        let number = queue.number;
+        *queue = Queue {
+            number,
+            ..Queue::default()
+        };
     }
 }
 
@@ -345,3 +353,6 @@ fn split<T>(list: &mut Vec<T>, first: usize) -> Vec<T> {
     let rest = list.split_off(first);
     mem::replace(list, rest)
 }
+
+#[cfg(test)]
+mod tests;
