@@ -2,28 +2,41 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::cluster_async::ClusterConnection;
-use seawall_ratelimit::{Apply, Checker, Key, Leased, Quota, RateLimitLayer, RedisStore, Rule};
+use seawall_ratelimit::{
+    Apply, Checker, Key, Leased, Outage, Quota, RateLimitError, RateLimitLayer, RedisStore, Rule,
+    StoreError,
+};
 use seawall_redis::{Breaker, Client, Shared};
 use test_support::{Redis, RedisCluster};
 use tokio::task::JoinSet;
 
 type OnCluster = RedisStore<Shared<ClusterConnection>>;
 
+// A loaded machine is no outage.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn connect(cluster: &RedisCluster) -> ClusterConnection {
+    // Left alone, it waits for more than a second before it asks again.
     let client = redis::cluster::ClusterClient::builder(cluster.urls())
-        .retries(30)
+        .retries(1_000_000)
+        .min_retry_wait(1)
+        .retry_wait_formula(10, 1)
         .build()
         .unwrap();
     client.get_async_connection().await.unwrap()
 }
 
 async fn store(cluster: &RedisCluster) -> OnCluster {
-    // A loaded machine is no outage.
+    store_within(cluster, PATIENCE).await
+}
+
+async fn store_within(cluster: &RedisCluster, deadline: Duration) -> OnCluster {
     Client::shared(connect(cluster).await)
-        .deadline(Duration::from_secs(60))
+        .deadline(deadline)
         .breaker(Breaker::never())
         .into()
 }
@@ -130,6 +143,69 @@ async fn id_of(node: &Redis) -> String {
     node.ask(&["CLUSTER", "MYID"]).await.trim().to_owned()
 }
 
+/// A slot on its way from the first server to the second.
+struct Moving<'a> {
+    nodes: &'a [Redis],
+    slot: &'a str,
+    to_id: String,
+}
+
+impl<'a> Moving<'a> {
+    async fn begin(cluster: &'a RedisCluster, slot: &'a str) -> Self {
+        let nodes = cluster.nodes();
+        let (from_id, to_id) = (id_of(&nodes[0]).await, id_of(&nodes[1]).await);
+        let moving = Self { nodes, slot, to_id };
+        let importing = ["CLUSTER", "SETSLOT", slot, "IMPORTING", &from_id];
+        moving.to().ask(&importing).await;
+        let migrating = ["CLUSTER", "SETSLOT", slot, "MIGRATING", &moving.to_id];
+        moving.from().ask(&migrating).await;
+        moving
+    }
+
+    fn from(&self) -> &Redis {
+        &self.nodes[0]
+    }
+
+    fn to(&self) -> &Redis {
+        &self.nodes[1]
+    }
+
+    /// Those that are still there.
+    async fn keys(&self) -> Vec<String> {
+        let asked = ["CLUSTER", "GETKEYSINSLOT", self.slot, "1000"];
+        let keys = self.from().ask(&asked).await;
+        keys.lines().map(str::to_owned).collect()
+    }
+
+    async fn migrate(&self, keys: &[String]) {
+        let port = self.to().port().to_string();
+        for key in keys {
+            let migrate = ["MIGRATE", "127.0.0.1", &port, key, "0", "5000"];
+            self.from().ask(&migrate).await;
+        }
+    }
+
+    async fn end(&self) {
+        for node in [self.to(), self.from(), &self.nodes[2]] {
+            node.ask(&["CLUSTER", "SETSLOT", self.slot, "NODE", &self.to_id])
+                .await;
+        }
+    }
+
+    /// How often either server said that the keys of a command lie on both.
+    async fn refused(&self) -> u64 {
+        let mut refused = 0;
+        for node in [self.from(), self.to()] {
+            let errors = node.ask(&["INFO", "errorstats"]).await;
+            let count = errors
+                .lines()
+                .find_map(|line| line.strip_prefix("errorstat_TRYAGAIN:count="));
+            refused += count.map_or(0, |count| count.trim().parse::<u64>().unwrap());
+        }
+        refused
+    }
+}
+
 #[tokio::test]
 async fn a_slot_moves_to_another_server_with_what_was_counted() {
     let cluster = RedisCluster::start().await;
@@ -139,34 +215,92 @@ async fn a_slot_moves_to_another_server_with_what_was_counted() {
     for _ in 0..4 {
         limits.check(&1).await.unwrap();
     }
-    let (from, to) = (&cluster.nodes()[0], &cluster.nodes()[1]);
-    let (from_id, to_id) = (id_of(from).await, id_of(to).await);
-    to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])
-        .await;
-    from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])
-        .await;
+    let moving = Moving::begin(&cluster, &slot).await;
     // What is known there is still decided there.
     limits.check(&1).await.unwrap();
-    let keys = from.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "1000"]).await;
-    let port = to.port().to_string();
-    for key in keys.lines() {
-        from.ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"])
-            .await;
-    }
+    moving.migrate(&moving.keys().await).await;
     // Nothing is left here: the client is sent there for each command (ASK).
     limits.check(&1).await.unwrap();
-    for node in [to, from, &cluster.nodes()[2]] {
-        node.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])
-            .await;
-    }
+    moving.end().await;
     // And from now on it goes there by itself (MOVED).
     for _ in 0..4 {
         limits.check(&1).await.unwrap();
     }
     limits.check(&1).await.unwrap_err();
     limits.check(&2).await.unwrap();
-    let there = to.ask(&["CLUSTER", "COUNTKEYSINSLOT", &slot]).await;
+    let there = moving
+        .to()
+        .ask(&["CLUSTER", "COUNTKEYSINSLOT", &slot])
+        .await;
     assert!(there.trim().parse::<u32>().unwrap() >= 3, "{there}");
+}
+
+// A command whose keys lie on both sides is decided by neither of them (TRYAGAIN), until all have come.
+#[tokio::test]
+async fn a_slot_that_is_half_moved_decides_nothing_and_loses_nothing() {
+    let cluster = RedisCluster::start().await;
+    let prefix = &prefixes(&cluster).await[0];
+    let slot = slot_of(&cluster, prefix).await.to_string();
+    let store = store(&cluster).await.prefix(prefix);
+    let limits = by_number(&store, 10);
+    let everyone = RateLimitLayer::new(store)
+        .rule(Rule::new("all", Quota::per_day(1_000_000)))
+        .checker();
+    everyone.check(&()).await.unwrap();
+    // Beside it there is only what the store keeps of its batches.
+    let there = cluster.nodes()[0].ask(&["KEYS", "*"]).await;
+    let records = there.lines().map(str::to_owned);
+    let of_all: Vec<_> = records.filter(|key| !key.contains('!')).collect();
+    assert_eq!(of_all.len(), 1);
+    for number in 1..=4 {
+        for _ in 0..number {
+            limits.check(&number).await.unwrap();
+        }
+    }
+    let moving = Moving::begin(&cluster, &slot).await;
+    // Every request asks for this one, and for others that are not there.
+    moving.migrate(&of_all).await;
+
+    // With a deadline it ends as the outage policy says, and nothing is counted.
+    let short = store_within(&cluster, Duration::from_millis(100)).await;
+    let closed = by_number(&short.clone().prefix(prefix), 10);
+    let open = by_number(&short.prefix(prefix).on_outage(Outage::Open), 10);
+    for number in [1, 2, 3, 4, 9] {
+        let RateLimitError::Store(StoreError::Unavailable(_)) =
+            closed.check(&number).await.unwrap_err()
+        else {
+            panic!("{number} is decided by neither side");
+        };
+        open.check(&number).await.unwrap();
+    }
+
+    // Without one it is asked again until they are together, several in a batch.
+    let before = moving.refused().await;
+    assert!(before > 0);
+    let mut tasks = JoinSet::new();
+    for number in [1, 2, 3, 4, 9] {
+        for _ in 0..15 {
+            let limits = limits.clone();
+            tasks.spawn(async move { (number, limits.check(&number).await.is_ok()) });
+        }
+    }
+    let asked_again = async {
+        while moving.refused().await < before + 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked_again).await.unwrap();
+    assert!(tasks.try_join_next().is_none(), "none is decided so far");
+    moving.migrate(&moving.keys().await).await;
+    moving.end().await;
+    let mut passed = HashMap::<u64, u64>::new();
+    for (number, admitted) in tasks.join_all().await {
+        *passed.entry(number).or_default() += u64::from(admitted);
+    }
+    let expected = HashMap::from([(1, 9), (2, 8), (3, 7), (4, 6), (9, 10)]);
+    assert_eq!(passed, expected);
+    let all = limits.peek("all", Key::EVERYONE).await.unwrap();
+    assert_eq!(all.outcome().remaining(), 1_000_000 - 51);
 }
 
 /// Until a server says something.
@@ -176,8 +310,7 @@ async fn says(node: &Redis, words: &[&str], line: &str) {
             tokio::task::yield_now().await;
         }
     };
-    let limit = Duration::from_secs(60);
-    tokio::time::timeout(limit, said).await.unwrap();
+    tokio::time::timeout(PATIENCE, said).await.unwrap();
 }
 
 #[tokio::test]

@@ -11,6 +11,10 @@ use super::Source;
 /// Prefer a `ConnectionManager` to a bare multiplexed connection, which stays broken once it broke.
 /// Never give it a connection on which something blocks, such as a blocking read of a stream: every
 /// command behind it would wait.
+///
+/// A cluster connection asks again by itself when a slot moves or a server is replaced. Where it has to wait for that
+/// (`TRYAGAIN`, `CLUSTERDOWN`, `LOADING`), it waits for 1.28 seconds or more, beyond the default deadline: build it with
+/// a `min_retry_wait` of some milliseconds and a `max_retry_wait` below the deadline.
 #[derive(Clone)]
 pub struct Shared<C>(C);
 

@@ -64,6 +64,11 @@ const DEFAULT_PREFIX: &str = "seawall";
 /// [prefix](RedisStore::prefix) do. On a cluster, a prefix is therefore served by one node; layers
 /// whose load one node cannot bear want a prefix each.
 ///
+/// While a slot moves from one server of a cluster to another, a request is decided only if all its records are on one
+/// side. Others, and with them all that are new, are answered `TRYAGAIN`, with the batch in which they travel: nothing is counted
+/// then, the cluster client asks again within the deadline, and after it comes the outage policy. Left alone that client waits for
+/// more than a second first, so give it a `min_retry_wait` of some milliseconds.
+///
 /// # Keys
 ///
 /// `{prefix}` and 21 letters, which are a hash (SHA-256, cut to 126 bits) of the rule's name, the kind of its window and
