@@ -105,7 +105,7 @@
 //!   without it.
 //! - `kafka`: `KafkaSink`, letters in a topic of Kafka; `KafkaRequeue`, the way back into their partitions. It builds
 //!   librdkafka: a C compiler and make are needed. TLS, SASL and zstd are features of `rdkafka` for you to switch on.
-//! - `cli`: the command line tool `seawall-dlq`.
+//! - `cli`: the command line tool `seawall-dlq`, for letters in a file, on Redis and on a cluster; with `kafka` on Kafka too.
 //! - `tracing`, `metrics`: events and counters for letters and messages, depth, age and alert as gauges.
 
 mod capture;

@@ -2,54 +2,16 @@
 #![allow(clippy::unwrap_used)] // in helpers, which are tests as well
 
 mod support;
+#[path = "support/tool.rs"]
+mod tool;
 
-use std::{
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::path::Path;
 
 use seawall_dlq::{Envelope, Failure, FileSink, Letter, Origin, Queue, RedisSink, Sink};
 use seawall_redis::Shared;
-use serde_json::Value;
 use support::{all, connect, letter, noon};
 use test_support::Redis;
-
-fn tool(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_seawall-dlq"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-/// What it said, having succeeded.
-fn said(args: &[&str]) -> String {
-    let output = tool(args);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{args:?}: {errors}");
-    assert_eq!(errors, "");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The one line by which it refused, having said nothing else.
-fn refused(args: &[&str]) -> String {
-    let (out, line) = in_part(args);
-    assert_eq!(out, "", "{args:?}");
-    line
-}
-
-/// What it said, and the line by which it told what it could not do.
-fn in_part(args: &[&str]) -> (String, String) {
-    let output = tool(args);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
-    assert_eq!(errors.lines().count(), 1, "{args:?}: {errors}");
-    (String::from_utf8(output.stdout).unwrap(), errors)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
+use tool::{answered, in_part, json, refused, said};
 
 async fn sink(server: &Redis) -> RedisSink<Shared<redis::aio::ConnectionManager>> {
     RedisSink::new(connect(server.port()).await, "{orders}.dead")
@@ -198,6 +160,16 @@ async fn nothing_is_thrown_away_without_consent() {
         2
     );
     assert_eq!(said(&["list", url, stream, "--json"]), "");
+
+    // Whoever can be asked types how many they are.
+    some(&server).await;
+    for (answer, code, left) in [("yes", 1, 5), ("4", 1, 5), ("", 1, 5), ("5", 0, 0)] {
+        let (ended, told) = answered(&["purge", url, stream], answer);
+        assert_eq!(ended, Some(code), "{answer}: {told}");
+        assert!(told.contains("Type 5 to go on"), "{told}");
+        assert_eq!(told.contains("nothing was thrown away"), code == 1);
+        assert_eq!(sink.depth().await.unwrap().letters, left);
+    }
 }
 
 async fn file(path: &Path) {
@@ -493,108 +465,4 @@ fn help_is_no_error() {
     assert!(help.contains("redrive") && help.contains("Exit codes"));
     assert!(said(&["redrive", "--help"]).contains("--dry-run"));
     assert!(said(&["--version"]).starts_with("seawall-dlq "));
-}
-
-/// The same commands on a topic, whose letters go back into the partition they came from.
-#[cfg(feature = "kafka")]
-#[tokio::test(flavor = "multi_thread")]
-async fn letters_on_kafka_are_counted_listed_shown_redriven_and_purged() {
-    use support::{client, make_topic};
-    let kafka = test_support::Kafka::shared().await;
-    let url = format!("kafka://{}/?client.id=tool", kafka.bootstrap());
-    let (url, topic) = (&*url, "cli.dead");
-    assert!(refused(&["stats", url]).contains("say which topic"));
-    assert!(refused(&["stats", url, topic]).contains("there is no topic cli.dead"));
-    assert!(refused(&["stats", "kafka://", topic]).contains("names no broker"));
-    let unknown = format!("{url}&no.such.setting=secret");
-    let unknown = refused(&["stats", &unknown, topic]);
-    assert!(
-        unknown.contains("no.such.setting") && !unknown.contains("secret"),
-        "{unknown}"
-    );
-
-    make_topic(kafka, "cli", 4, &[]).await;
-    let options = seawall_dlq::KafkaSink::options().make_topic(2, -1);
-    let sink = options.open(&client(kafka), topic).await.unwrap();
-    let letter = |offset, class: &str| {
-        let envelope = Envelope::new(Origin::log("cli", 3, offset), vec![0, 255, 10]).key("key");
-        Letter::new(envelope, Failure::new(class, "cannot be read"), noon())
-    };
-    for offset in 0..5 {
-        let class = if offset < 3 { "parse" } else { "timeout" };
-        sink.write(letter(offset, class)).await.unwrap();
-    }
-    let stats = json(&said(&["stats", url, topic, "--json"]));
-    assert_eq!(
-        (&stats["letters"], &stats["causes"][0]["letters"]),
-        (&5.into(), &3.into())
-    );
-    let list = said(&["list", url, topic, "--class", "timeout", "--json"]);
-    assert_eq!(list.lines().count(), 2);
-    let id = letter(0, "parse").id().to_string();
-    let shown = said(&["show", url, topic, &id, "--json"]);
-    assert_eq!(
-        Letter::from_json(shown.trim().as_bytes()).unwrap(),
-        letter(0, "parse")
-    );
-
-    let dry = json(&said(&[
-        "redrive",
-        url,
-        topic,
-        "--class",
-        "parse",
-        "--dry-run",
-        "--json",
-    ]));
-    assert_eq!(dry["redriven"], 3);
-    assert_eq!(sink.depth().await.unwrap().letters, 5);
-    let redriven = json(&said(&[
-        "redrive", url, topic, "--class", "parse", "--json",
-    ]));
-    assert_eq!(
-        (&redriven["redriven"], &redriven["failed"]),
-        (&3.into(), &0.into())
-    );
-    assert_eq!(sink.depth().await.unwrap().letters, 2);
-    assert!(refused(&["purge", url, topic]).contains("say --yes"));
-    let purged = json(&said(&["purge", url, topic, "--yes", "--json"]));
-    assert_eq!(purged["purged"], 2);
-    assert_eq!(sink.depth().await.unwrap().letters, 0);
-
-    let redis_letter = of_stream(1, "parse");
-    sink.write(redis_letter).await.unwrap();
-    let (_, line) = in_part(&["redrive", url, topic]);
-    assert!(line.contains("--to redis://host/"), "{line}");
-    sink.remove(of_stream(1, "parse").id()).await.unwrap();
-
-    // What the brokers do not take is named, and stays.
-    let settings = [("max.message.bytes", "2000")];
-    make_topic(kafka, "cli.small", 1, &settings).await;
-    let payload: Vec<u8> = (0..5000).map(|_| fastrand::u8(..)).collect();
-    let envelope = Envelope::new(Origin::log("cli.small", 0, 1), payload);
-    let large = Letter::new(envelope, Failure::new("parse", "large"), noon());
-    let id = large.id().to_string();
-    sink.write(large).await.unwrap();
-    let gone = Envelope::new(Origin::log("cli.nosuch", 0, 1), "x");
-    let gone = Letter::new(gone, Failure::new("parse", "gone"), noon());
-    for (letter, parts) in [
-        (None, [&*id, "max.message.bytes"]),
-        (Some(gone.clone()), ["2 letters", "max.message.bytes"]),
-    ] {
-        if let Some(letter) = letter {
-            sink.write(letter).await.unwrap();
-        }
-        let (_, line) = in_part(&["redrive", url, topic]);
-        for part in parts {
-            assert!(line.contains(part), "{part}: {line}");
-        }
-    }
-    let nowhere = in_part(&["redrive", url, topic, "--source", "cli.nosuch"]).1;
-    let id = gone.id().to_string();
-    assert!(
-        nowhere.contains(&id) && nowhere.contains("cli.nosuch"),
-        "{nowhere}"
-    );
-    assert_eq!(sink.depth().await.unwrap().letters, 2);
 }

@@ -120,7 +120,7 @@ const EXIT_CODES: &str = "Exit codes:
 /// Whose keys are held.
 #[derive(Debug, Flat)]
 pub(crate) struct Group {
-    /// The Redis: redis://127.0.0.1/.
+    /// The Redis, or any server of its cluster: redis://127.0.0.1/.
     pub(crate) at: String,
     /// The stream of the messages, such as {orders}.
     pub(crate) stream: String,
@@ -131,7 +131,7 @@ pub(crate) struct Group {
 /// Where the letters are.
 #[derive(Debug, Flat)]
 pub(crate) struct Place {
-    /// A Redis (redis://127.0.0.1/), a Kafka (kafka://127.0.0.1:9092), or the path of a file of letters.
+    /// A Redis or any server of its cluster (redis://127.0.0.1/), a Kafka (kafka://127.0.0.1:9092), or the path of a file of letters.
     pub(crate) at: String,
     /// The stream of the letters on a Redis, such as {orders}.dead, or their topic on a Kafka.
     pub(crate) stream: Option<String>,

@@ -3,9 +3,9 @@
 use seawall_dlq::{HeldKey, HeldKeys};
 use seawall_redis::Shared;
 
-use crate::{Stop, args::Group, place, show};
+use crate::{Stop, args::Group, link::Link, place, show, stream};
 
-type Held = HeldKeys<Shared<redis::aio::ConnectionManager>>;
+type Held = HeldKeys<Shared<Link>>;
 
 pub(crate) async fn list(group: &Group, json: bool) -> Result<(), Stop> {
     let held = open(group).await?;
@@ -38,17 +38,21 @@ pub(crate) async fn let_go(group: &Group, key: &str, hex: bool, json: bool) -> R
 }
 
 async fn open(group: &Group) -> Result<Held, Stop> {
-    let Group { at, stream, group } = group;
+    let Group {
+        at,
+        stream: messages,
+        group,
+    } = group;
     if !place::is_url(at) || place::is_kafka(at) {
         return Err(Stop::Wrong(format!(
             "{} holds no keys: only a consumer of Redis does, such as seawall-dlq held redis://127.0.0.1/ {{orders}} workers",
             place::shown(at)
         )));
     }
-    let connection = place::connect(at).await?;
-    place::check_stream(&connection, at, stream).await?;
-    place::check_group(&connection, at, stream, group).await?;
-    HeldKeys::new(connection, stream, group).map_err(|error| Stop::Wrong(error.to_string()))
+    let connection = stream::connect(at).await?;
+    stream::check_stream(&connection, at, messages).await?;
+    stream::check_group(&connection, at, messages, group).await?;
+    HeldKeys::new(connection, messages, group).map_err(|error| Stop::Wrong(error.to_string()))
 }
 
 fn digits(text: &str) -> Result<Vec<u8>, Stop> {

@@ -5,9 +5,13 @@ mod commands;
 mod held;
 #[cfg(feature = "kafka")]
 mod kafka;
+// The consumer's: what is needed by both is no business of others.
+#[path = "../../consumer/redis/link.rs"]
+mod link;
 mod place;
 mod redrive;
 mod show;
+mod stream;
 
 use std::{io::Write, process::ExitCode};
 

@@ -1,24 +1,17 @@
 //! The queue that is meant.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::path::Path;
 
-use redis::{
-    Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
 use seawall_dlq::{
     Depth, FileSink, Filter, Letter, LetterId, OpenError, Page, Queue, RedisSink, SinkError, Span,
 };
-use seawall_redis::{Client, Shared};
+use seawall_redis::Shared;
 
 #[cfg(feature = "kafka")]
 use crate::kafka;
-use crate::{Stop, args, chain};
+use crate::{Stop, args, chain, link::Link, stream};
 
-/// A person waits: better soon an error than late an answer.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-
-/// Letters in a file, on a Redis or on a Kafka.
+/// Letters in a file, on a Redis, which may be a cluster, or on a Kafka.
 #[derive(Debug)]
 pub(crate) enum Letters {
     File(FileSink),
@@ -28,8 +21,8 @@ pub(crate) enum Letters {
         url: String,
     },
     Redis {
-        sink: RedisSink<Shared<ConnectionManager>>,
-        connection: ConnectionManager,
+        sink: RedisSink<Shared<Link>>,
+        connection: Link,
     },
 }
 
@@ -60,12 +53,9 @@ pub(crate) async fn open(place: &args::Place) -> Result<Letters, Stop> {
         (None, true) if is_kafka(&place.at) => Err(Stop::Wrong(
             "say which topic: seawall-dlq stats kafka://127.0.0.1:9092 orders.dead".to_owned(),
         )),
-        (Some(stream), true) => {
-            let connection = connect(&place.at).await?;
-            check_stream(&connection, &place.at, stream).await?;
-            let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
-            let sink = RedisSink::try_over(client, stream.as_str());
-            let sink = sink.map_err(|error| Stop::Wrong(error.to_string()))?;
+        (Some(letters), true) => {
+            let connection = stream::connect(&place.at).await?;
+            let sink = stream::open(&connection, &place.at, letters).await?;
             Ok(Letters::Redis { sink, connection })
         }
         (None, true) => Err(Stop::Wrong(
@@ -106,77 +96,6 @@ fn mend(error: &OpenError) -> &'static str {
         }
         _ => "see that this user may read and write it, its directory and the disk",
     }
-}
-
-/// A name that is none, or that of something else, is most often a wrong one.
-pub(crate) async fn check_stream(
-    connection: &ConnectionManager,
-    at: &str,
-    stream: &str,
-) -> Result<(), Stop> {
-    let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
-    let mut ask = redis::cmd("TYPE");
-    ask.arg(stream);
-    let kind = client.command(&ask).await;
-    match kind.map_err(|error| Stop::wrong(&error))? {
-        Value::SimpleString(kind) if kind == "stream" => Ok(()),
-        Value::SimpleString(kind) if kind == "none" => Err(Stop::Wrong(format!(
-            "there is no stream {stream} at {}: nothing died there yet, or its name is another",
-            shown(at)
-        ))),
-        _ => Err(Stop::Wrong(format!(
-            "{stream} at {} is no stream: letters are in one such as {{orders}}.dead",
-            shown(at)
-        ))),
-    }
-}
-
-pub(crate) async fn check_group(
-    connection: &ConnectionManager,
-    at: &str,
-    stream: &str,
-    group: &str,
-) -> Result<(), Stop> {
-    let client = Client::shared(connection.clone()).deadline(CONNECT_WITHIN);
-    let mut ask = redis::cmd("XINFO");
-    ask.arg("GROUPS").arg(stream);
-    let groups = client.command(&ask).await;
-    let groups = groups.map_err(|error| Stop::wrong(&error))?;
-    let groups: Vec<HashMap<String, Value>> =
-        redis::from_redis_value(groups).map_err(|error| Stop::wrong(&error))?;
-    let names = groups.iter().filter_map(|group| match group.get("name") {
-        Some(Value::BulkString(name)) => Some(String::from_utf8_lossy(name).into_owned()),
-        _ => None,
-    });
-    let names: Vec<String> = names.collect();
-    if names.iter().any(|name| name == group) {
-        return Ok(());
-    }
-    Err(Stop::Wrong(format!(
-        "there is no group {group} of {stream} at {}: its groups are {names:?}",
-        shown(at)
-    )))
-}
-
-pub(crate) async fn connect(url: &str) -> Result<ConnectionManager, Stop> {
-    let client = redis::Client::open(url).map_err(|error| {
-        Stop::Wrong(format!(
-            "{} is no address of a Redis ({error}): say redis://host:port/",
-            shown(url)
-        ))
-    })?;
-    let config = ConnectionManagerConfig::new()
-        .set_number_of_retries(1)
-        .set_connection_timeout(Some(CONNECT_WITHIN))
-        .set_response_timeout(Some(CONNECT_WITHIN));
-    let connection = client.get_connection_manager_with_config(config).await;
-    connection.map_err(|error| {
-        Stop::Wrong(format!(
-            "no Redis answers at {}: {}; see that it is up and that host, port and password are right",
-            shown(url),
-            chain(&error)
-        ))
-    })
 }
 
 /// An address without the password in it.

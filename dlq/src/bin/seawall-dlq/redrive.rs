@@ -15,8 +15,9 @@ use crate::{
     args::{Place, Which},
     chain,
     commands::{all_read, failed, filter_of},
+    link::Link,
     place::{self, Letters},
-    show,
+    show, stream,
 };
 
 /// How letters are sent back.
@@ -141,7 +142,7 @@ fn of_kafka(_: &BoxError, says: String) -> String {
 
 /// Where letters are sent back to.
 enum Target {
-    Redis(redis::aio::ConnectionManager),
+    Redis(Link),
     #[cfg(feature = "kafka")]
     Kafka(seawall_dlq::KafkaRequeue),
     Nowhere,
@@ -153,7 +154,7 @@ async fn target(to: Option<String>, letters: &Letters, dry_run: bool) -> Result<
         (Some(url), _) if place::is_kafka(&url) => Ok(Target::Kafka(kafka::back(&url).await?)),
         #[cfg(not(feature = "kafka"))]
         (Some(url), _) if place::is_kafka(&url) => Err(place::no_kafka()),
-        (Some(url), _) => Ok(Target::Redis(place::connect(&url).await?)),
+        (Some(url), _) => Ok(Target::Redis(stream::connect(&url).await?)),
         (None, Letters::Redis { connection, .. }) => Ok(Target::Redis(connection.clone())),
         #[cfg(feature = "kafka")]
         (None, Letters::Kafka { url, .. }) => Ok(Target::Kafka(kafka::back(url).await?)),

@@ -10,8 +10,9 @@ use seawall_redis::{Breaker, Client, Error, Script, Shared};
 use super::{
     entry,
     held::Names,
-    link::{Link, Server},
+    link::Link,
     scripts::{CLAIM_IN_ORDER, DELAY, HOLD, MOVE, READ_ALONE, SWEEP},
+    server::Server,
 };
 use crate::{ConfigError, ConsumeError, Message, names};
 

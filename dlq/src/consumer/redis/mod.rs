@@ -7,6 +7,7 @@ mod link;
 pub(super) mod requeue;
 mod run;
 mod scripts;
+mod server;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use std::{
 
 use tower_service::Service;
 
-use self::{group::Group, link::Server, run::Shift};
+use self::{group::Group, run::Shift, server::Server};
 use super::{Consumer, Pause, WriteLetter, boxed, desk::Limits};
 use crate::{
     BoxError, ConfigError, ConsumeError, Message, Outcome, RedisSink, Totals, error::in_code, names,

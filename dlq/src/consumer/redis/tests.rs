@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     group::{BEGINNING, Group, is_final},
-    link::Server,
+    server::Server,
     settle::{Settlement, Start},
 };
 use crate::{
