@@ -106,7 +106,26 @@
 //! - `kafka`: `KafkaSink`, letters in a topic of Kafka; `KafkaRequeue`, the way back into their partitions. It builds
 //!   librdkafka: a C compiler and make are needed. TLS, SASL and zstd are features of `rdkafka` for you to switch on.
 //! - `cli`: the command line tool `seawall-dlq`, for letters in a file, on Redis and on a cluster; with `kafka` on Kafka too.
-//! - `tracing`, `metrics`: events and counters for letters and messages, depth, age and alert as gauges.
+//! - `tracing`, `metrics`: events, and what is counted for letters and messages.
+//!
+//! # Metrics
+//!
+//! | metric | kind | counts |
+//! | --- | --- | --- |
+//! | `seawall_dlq_letters_total` | counter | letters, by `written`: `new`, `repeat`, `failed` |
+//! | `seawall_dlq_depth` | gauge | letters in the queue |
+//! | `seawall_dlq_oldest_seconds` | gauge | the age of the oldest, as a [`Monitor`] sees it |
+//! | `seawall_dlq_alert` | gauge | 1 while its alert is raised |
+//! | `seawall_dlq_flooded_total` | counter | letters that a [`FloodGuard`] refused |
+//! | `seawall_dlq_redriven_total` | counter | letters sent again and removed |
+//! | `seawall_dlq_not_redriven_total` | counter | letters that could not be, and are where they were |
+//! | `seawall_dlq_messages_total` | counter | messages, by `ended`: `done`, `dead`, `parked`, `failed` |
+//! | `seawall_dlq_suspects_total` | counter | messages taken over from a worker that is gone |
+//! | `seawall_dlq_condemned_total` | counter | messages dead because they end their workers |
+//! | `seawall_dlq_set_aside_total` | counter | messages set aside behind one of their key |
+//! | `seawall_dlq_delayed_back_total` | counter | messages that were put off, and are back |
+//! | `seawall_dlq_batch_messages` | histogram | messages in each batch of `Batched` |
+//! | `seawall_dlq_batch_split_total` | counter | messages handled again one by one, as their batch failed as a whole |
 
 mod capture;
 mod census;

@@ -4,8 +4,8 @@
 //! `seawall_dlq_redriven_total`, `seawall_dlq_not_redriven_total`, the gauges `seawall_dlq_depth`, `seawall_dlq_oldest_seconds` and
 //! `seawall_dlq_alert` (1 while raised), and of the consumer `seawall_dlq_messages_total` with the label
 //! `ended` (`done`, `dead`, `parked`, `failed`), `seawall_dlq_suspects_total`,
-//! `seawall_dlq_condemned_total`, `seawall_dlq_set_aside_total` and `seawall_dlq_delayed_back_total`; of a flood guard
-//! `seawall_dlq_flooded_total`. No label is made of a key, an id, a stream or an error.
+//! `seawall_dlq_condemned_total`, `seawall_dlq_set_aside_total` and `seawall_dlq_delayed_back_total`; of batches the histogram
+//! `seawall_dlq_batch_messages` and `seawall_dlq_batch_split_total`; of a flood guard `seawall_dlq_flooded_total`. No label is made of a key, an id, a stream or an error.
 //!
 //! Spans: each message is handled in `message`, with its stream, its id and how often it was parked; keys and payloads are in none.
 
@@ -187,6 +187,25 @@ mod consumer {
         #[cfg(feature = "metrics")]
         metrics::counter!("seawall_dlq_set_aside_total").increment(messages as u64);
         let _ = messages;
+    }
+
+    /// So many messages are handled together.
+    pub(crate) fn batch(messages: usize) {
+        #[cfg(feature = "metrics")]
+        metrics::histogram!("seawall_dlq_batch_messages").record(messages as f64);
+        let _ = messages;
+    }
+
+    /// A batch failed as a whole, with a panic if there is no error: its messages are handled again one by one.
+    pub(crate) fn batch_split(messages: usize, error: Option<&BoxError>) {
+        #[cfg(feature = "tracing")]
+        match error {
+            Some(error) => tracing::warn!(messages, %error, "batch failed as a whole"),
+            None => tracing::warn!(messages, "batch panicked"),
+        }
+        #[cfg(feature = "metrics")]
+        metrics::counter!("seawall_dlq_batch_split_total").increment(messages as u64);
+        let _ = (messages, error);
     }
 
     /// The server failed. It is asked again.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use crate::{BoxError, ConfigError, error::in_code};
+use crate::{BoxError, ConfigError, error::in_code, telemetry};
 
 /// Hands messages that a [`Consumer`](crate::Consumer) begins at the same time to one call of a service: as a `Vec` of
 /// them, which is answered by a `Vec` of as many results, in the same order.
@@ -31,7 +31,8 @@ use crate::{BoxError, ConfigError, error::in_code};
 /// sake. Like any handler behind a queue it has to bear that a message comes twice.
 ///
 /// A batch is begun when it has `most` messages, or the first in it has waited for `linger`. Give the consumer at least as much
-/// [concurrency](crate::Consumer::concurrency) as a batch may have messages, or batches never fill. Clones fill the same batches.
+/// [concurrency](crate::Consumer::concurrency) as a batch may have messages, or batches never fill: the metric
+/// `seawall_dlq_batch_messages` shows how full they are. Clones fill the same batches.
 ///
 /// ```
 /// use std::time::Duration;
@@ -75,6 +76,16 @@ struct Call<Req, R> {
 enum Failed {
     Error(BoxError),
     Panic(Box<dyn Any + Send>),
+}
+
+impl Failed {
+    /// `None` of a panic.
+    fn error(&self) -> Option<&BoxError> {
+        match self {
+            Self::Error(error) => Some(error),
+            Self::Panic(_) => None,
+        }
+    }
 }
 
 impl<S, Req, R> Batched<S, Req, R> {
@@ -201,6 +212,7 @@ where
     if calls.is_empty() {
         return;
     }
+    telemetry::batch(calls.len());
     let requests = calls.iter().map(|call| call.request.clone()).collect();
     match together(service.clone(), requests).await {
         Ok(results) => {
@@ -213,9 +225,17 @@ where
             let call = calls.pop().expect("there is one");
             drop(call.answer.send(Err(failed)));
         }
-        Err(_) => {
+        Err(failed) => {
+            telemetry::batch_split(calls.len(), failed.error());
             for call in calls {
-                Box::pin(handle(service.clone(), vec![call])).await;
+                if !call.answer.is_closed() {
+                    let alone = together(service.clone(), vec![call.request]).await;
+                    let ended = alone.and_then(|mut results| {
+                        let result = results.pop().expect("as many results as messages");
+                        result.map_err(Failed::Error)
+                    });
+                    drop(call.answer.send(ended));
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A whole queue worker: orders from a Redis Stream, each handled once, tried three times, then dead.
+//! A whole queue worker: orders from a Redis Stream, each handled once, with others in a batch, tried three times, then dead.
 //!
 //! ```text
 //! worker redis://127.0.0.1/
@@ -13,7 +13,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use seawall_dlq::{BoxError, Consumer, DeadLetterLayer, Failure, Message, Outcome, RedisSink};
+use seawall_dlq::{
+    Batched, BoxError, Consumer, DeadLetterLayer, Failure, Message, Outcome, RedisSink,
+};
 use seawall_idempotency::{Abandoned, Codec, IdempotencyLayer, Json, Keep, Key, RedisStore};
 use seawall_retry::{Backoff, RetryError, RetryLayer};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,7 +43,12 @@ async fn main() -> Result<(), BoxError> {
                 .explain(explain),
         )
         .layer(RetryLayer::new(backoff))
-        .service(service_fn(handle));
+        // What is tried again is in a later batch than those it was with.
+        .service(Batched::new(
+            service_fn(handle),
+            32,
+            Duration::from_millis(2),
+        ));
     let worker = Consumer::redis(&client, "{orders}", "workers")
         .make_stream()
         .concurrency(64);
@@ -71,8 +78,13 @@ fn again(kept: Bytes) -> Result<Outcome<u32>, BoxError> {
     Json.decode(kept)
 }
 
-/// Adds up an order: an article and a number of it.
-async fn handle(order: Message) -> Result<u32, BoxError> {
+/// Adds up orders, as in one transaction: each has a result of its own.
+async fn handle(orders: Vec<Message>) -> Result<Vec<Result<u32, BoxError>>, BoxError> {
+    Ok(orders.iter().map(add_up).collect())
+}
+
+/// An order is an article and a number of it.
+fn add_up(order: &Message) -> Result<u32, BoxError> {
     let text = std::str::from_utf8(&order.payload)?;
     let (_, number) = text
         .split_once(' ')
