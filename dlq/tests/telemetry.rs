@@ -23,7 +23,7 @@ use seawall_dlq::{
 use support::{Broken, SlowSink, all, call, connect, letter, seconds};
 use test_support::{Observed, Redis, observe};
 use tokio::{runtime::Runtime, sync::watch, time::advance};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// Keys and payloads of these tests have it in them.
 const SECRET: &str = "4111-1111";
@@ -207,7 +207,8 @@ async fn batches() {
         &["fails"],
     ] {
         let calls = batch.iter().map(|text| {
-            let call = service.clone().oneshot(text);
+            let mut service = service.clone();
+            let call = async move { service.ready().await?.call(*text).await };
             AssertUnwindSafe(call).catch_unwind()
         });
         futures_util::future::join_all(calls).await;
