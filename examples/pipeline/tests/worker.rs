@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use pipeline::cache::{Loaded, Looked, ReadCache, SecondLevel};
+use pipeline::cache::{Lease, Loaded, Looked, ReadCache, SecondLevel};
 use pipeline::log::{AppendError, Chunk, Entry, Log, LogId, Position, ReadError, Reader};
 use pipeline::order::{OpId, Order, Principal, Record};
 use pipeline::shard::{
@@ -655,7 +655,7 @@ impl SecondLevel for Level {
         ready(Looked::Unreachable).boxed()
     }
 
-    fn set<'a>(&'a self, _: &'a Query, _: &'a Loaded) -> BoxFuture<'a, ()> {
+    fn set<'a>(&'a self, _: &'a Query, _: &'a Loaded, _: Option<&'a Lease>) -> BoxFuture<'a, ()> {
         ready(()).boxed()
     }
 

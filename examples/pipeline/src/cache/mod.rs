@@ -44,7 +44,7 @@ pub use self::hot::{CELEBRITY, STALENESS};
 use self::hot::{Moments, Sight};
 #[cfg(feature = "services")]
 pub use self::redis::RedisLevel;
-pub use self::second::{Looked, SecondLevel};
+pub use self::second::{Lease, Looked, SecondLevel};
 use self::tombstones::Tombstones;
 
 /// The longest that a load may take; it is given up after that.
@@ -367,30 +367,39 @@ impl ReadCache {
             self.inner.loads_begun.fetch_add(1, Ordering::Relaxed);
             return load(query, demand.at_least).await;
         };
-        loop {
+        let lease = loop {
             match second.get(&query).await {
                 Looked::Value(loaded) if loaded.version >= demand.at_least => {
                     self.inner.hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(loaded);
                 }
                 // What this process was told of has not arrived there yet.
-                Looked::Value(_) | Looked::Unreachable => break,
-                Looked::Load { at_least: there } => {
+                Looked::Value(_) | Looked::Unreachable => break None,
+                Looked::Load {
+                    at_least: there,
+                    forgetful,
+                    lease,
+                } => {
                     demand.known = demand.known.max(there);
-                    if !demand.relaxed {
+                    if forgetful {
+                        // More than any replica has, so that the primary is asked.
+                        demand.at_least = u64::MAX;
+                    } else if !demand.relaxed {
                         demand.at_least = demand.at_least.max(there);
                     }
-                    break;
+                    break Some(lease);
                 }
                 Looked::Wait => tokio::time::sleep(ELSEWHERE).await,
             }
-        }
+        };
         self.inner.misses.fetch_add(1, Ordering::Relaxed);
         self.inner.loads_begun.fetch_add(1, Ordering::Relaxed);
         let loaded = load(query.clone(), demand.at_least).await?;
-        let (second, known) = (Arc::clone(second), loaded.clone());
-        // Nobody waits for it: the answer is there.
-        tokio::spawn(async move { second.set(&query, &known).await });
+        if let Some(lease) = lease {
+            let (second, known) = (Arc::clone(second), loaded.clone());
+            // Nobody waits for it: the answer is there.
+            tokio::spawn(async move { second.set(&query, &known, Some(&lease)).await });
+        }
         Ok(loaded)
     }
 
@@ -411,7 +420,7 @@ impl ReadCache {
     /// has it all the same. No load that is under way can put anything older in its place, also when it is evicted.
     pub async fn set_everywhere(&self, query: Query, loaded: Loaded) {
         if let Some(second) = &self.inner.second {
-            second.set(&query, &loaded).await;
+            second.set(&query, &loaded, None).await;
         }
         let tombstones = &self.inner.tombstones;
         let now = Instant::now();

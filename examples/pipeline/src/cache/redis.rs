@@ -1,19 +1,26 @@
 //! The second level on Redis: one key for each answer, and one for who loads it.
 //!
-//! An entry is its version as 20 digits, so that bytes compare as numbers do, then `V`, the status, how long it is
-//! kept and the body; or `T` for a tombstone.
+//! An entry is its version as 20 digits, so that bytes compare as numbers do, then `T` for a tombstone; for an answer the
+//! generation that it is of, `V`, the status, how long it is kept and the body.
+//!
+//! A server that comes back with an old file, or takes over without the last that its primary was told, has answers in it
+//! whose tombstones are lost. So an answer counts in its generation only: that is the server's replication id, which it draws
+//! anew at each start and each promotion, and never takes from its file. Scripts ask for it where they read and write, so
+//! nothing comes between; no connection has to notice anything. Versions are true in any generation: that there was this one.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use http::StatusCode;
-use redis::{Cmd, Value};
+use redis::Value;
 use seawall_redis::{BreakerState, Client, Error, Script, Source};
+use tokio::time::Instant;
 
-use super::{Answer, LOAD_DEADLINE, Loaded, Looked, SecondLevel, spread};
+use super::{Answer, LOAD_DEADLINE, Lease, Loaded, Looked, SecondLevel, spread};
 use crate::order::{digest, hex};
 use crate::shard::Query;
 
@@ -30,18 +37,26 @@ const VERSION: usize = 20;
 /// Digits of the time that an answer is kept, in milliseconds.
 const KEEP: usize = 10;
 
-/// Answers with the entry; with 1 and the tombstone, if any, to who is to load; with 0 to those who are to wait.
+/// Letters of a generation.
+const GENERATION: usize = 40;
+
+/// Answers with the entry, if it is an answer of this generation; with 1, the version of what there is else and the
+/// generation, to who is to load; with 0 to those who are to wait. A server without an id fails here, and is not believed.
 static LOOK: Script = Script::new(
     "local found = redis.call('GET', KEYS[1])
-     if found and string.sub(found, 21, 21) == 'V' then return found end
-     if redis.call('SET', KEYS[2], '', 'NX', 'PX', ARGV[1]) then return {1, found or ''} end
-     return {0, ''}",
+     local now = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+     if found and string.sub(found, 21, 61) == now .. 'V' then return found end
+     if redis.call('SET', KEYS[2], '', 'NX', 'PX', ARGV[1]) then return {1, string.sub(found or '', 1, 20), now} end
+     return {0}",
 );
 
+/// What was loaded in a generation before this one may be older than a tombstone that was lost.
 static SET: Script = Script::new(
-    "redis.call('DEL', KEYS[2])
+    "local now = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+     if ARGV[4] ~= '' and ARGV[4] ~= now then return 0 end
+     redis.call('DEL', KEYS[2])
      if redis.call('GETRANGE', KEYS[1], 0, 19) > ARGV[1] then return 0 end
-     redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2], 'PX', ARGV[3])
+     redis.call('SET', KEYS[1], ARGV[1] .. now .. ARGV[2], 'PX', ARGV[3])
      return 1",
 );
 
@@ -59,8 +74,9 @@ static INVALIDATE: Script = Script::new(
 pub struct RedisLevel<S> {
     client: Client<S>,
     prefix: String,
-    /// Keys in one call.
-    batch: usize,
+    clustered: bool,
+    /// Of one server: the generation that was seen last, and when it was first seen if it took the place of another.
+    seen: Arc<Mutex<Option<(Lease, Option<Instant>)>>>,
 }
 
 impl<S: Source> RedisLevel<S> {
@@ -69,14 +85,15 @@ impl<S: Source> RedisLevel<S> {
         Self {
             client,
             prefix: prefix.to_owned(),
-            batch: TOMBSTONES,
+            clustered: false,
+            seen: Arc::default(),
         }
     }
 
     /// On a cluster, where a call touches the keys of one slot only.
     #[must_use]
     pub fn clustered(mut self) -> Self {
-        self.batch = 1;
+        self.clustered = true;
         self
     }
 
@@ -95,33 +112,47 @@ impl<S: Source> RedisLevel<S> {
 
     async fn look(&self, query: &Query) -> Result<Looked, Error> {
         let (entry, load) = self.names(query);
-        let mut get = Cmd::new();
-        get.arg("GET").arg(&entry);
-        if let Value::BulkString(found) = self.client.command(&get).await?
-            && let Some(loaded) = decode(&found)
-        {
-            return Ok(Looked::Value(loaded));
-        }
         let lease = LOAD_DEADLINE.as_millis().to_string();
         let keys = [entry.as_bytes(), load.as_bytes()];
-        Ok(
-            match self
-                .client
-                .script(&LOOK, &keys, &[lease.as_bytes()])
-                .await?
-            {
-                Value::BulkString(found) => {
-                    decode(&found).map_or(Looked::Load { at_least: 0 }, Looked::Value)
+        let args = [lease.as_bytes()];
+        Ok(match self.client.script(&LOOK, &keys, &args).await? {
+            Value::BulkString(found) => decode(&found).map_or(Looked::Unreachable, Looked::Value),
+            Value::Array(said) => match &said[..] {
+                [
+                    Value::Int(1),
+                    Value::BulkString(known),
+                    Value::BulkString(generation),
+                ] => {
+                    let lease = Lease(Bytes::copy_from_slice(generation));
+                    Looked::Load {
+                        at_least: version(known).unwrap_or(0),
+                        forgetful: self.is_forgetful(&lease),
+                        lease,
+                    }
                 }
-                Value::Array(said) => match &said[..] {
-                    [Value::Int(1), Value::BulkString(tombstone)] => Looked::Load {
-                        at_least: version(tombstone).unwrap_or(0),
-                    },
-                    _ => Looked::Wait,
-                },
-                _ => Looked::Unreachable,
+                _ => Looked::Wait,
             },
-        )
+            _ => Looked::Unreachable,
+        })
+    }
+
+    /// Whether the server may have been told of a commit that a replica of a shard does not have, and have forgotten it.
+    fn is_forgetful(&self, generation: &Lease) -> bool {
+        // Generations of several servers say nothing about each other. One that is promoted has its primary's tombstones,
+        // but for the last moment; and its promotion takes longer than a replica of a shard lags.
+        if self.clustered {
+            return false;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match &*seen {
+            Some((known, since)) if known == generation => *since,
+            known => {
+                let since = known.as_ref().map(|_| Instant::now());
+                *seen = Some((generation.clone(), since));
+                since
+            }
+        };
+        since.is_some_and(|since| since.elapsed() < TOMBSTONE)
     }
 }
 
@@ -136,13 +167,19 @@ impl<S: Source> SecondLevel for RedisLevel<S> {
         .boxed()
     }
 
-    fn set<'a>(&'a self, query: &'a Query, loaded: &'a Loaded) -> BoxFuture<'a, ()> {
+    fn set<'a>(
+        &'a self,
+        query: &'a Query,
+        loaded: &'a Loaded,
+        lease: Option<&'a Lease>,
+    ) -> BoxFuture<'a, ()> {
         async move {
             let (entry, load) = self.names(query);
             let keep = spread(loaded.answer.keep).as_millis().max(1).to_string();
             let (version, answer) = (digits(loaded.version), encode(&loaded.answer));
             let keys = [entry.as_bytes(), load.as_bytes()];
-            let args = [version.as_bytes(), &answer[..], keep.as_bytes()];
+            let lease = lease.map_or(&[][..], |lease| &lease.0);
+            let args = [version.as_bytes(), &answer[..], keep.as_bytes(), lease];
             let set = self.client.script(&SET, &keys, &args);
             if let Err(error) = set.await {
                 tracing::debug!(%error, "an answer was not put into the shared cache");
@@ -163,7 +200,8 @@ impl<S: Source> SecondLevel for RedisLevel<S> {
                 .into_iter()
                 .map(|(query, version)| (self.names(query).0, digits(version)))
                 .collect();
-            let calls = all.chunks(self.batch).map(|some| {
+            let batch = if self.clustered { 1 } else { TOMBSTONES };
+            let calls = all.chunks(batch).map(|some| {
                 let keys: Vec<&[u8]> = some.iter().map(|(name, _)| name.as_bytes()).collect();
                 let args = some.iter().map(|(_, version)| version.as_bytes());
                 let args: Vec<&[u8]> = std::iter::once(keep.as_bytes()).chain(args).collect();
@@ -203,7 +241,7 @@ fn encode(answer: &Answer) -> Vec<u8> {
 /// An entry's answer; `None` for a tombstone, and for what was not written by this program.
 fn decode(entry: &[u8]) -> Option<Loaded> {
     let version = version(entry)?;
-    let rest = entry[VERSION..].strip_prefix(b"V")?;
+    let rest = entry.get(VERSION + GENERATION..)?.strip_prefix(b"V")?;
     let (status, rest) = rest.split_at_checked(3)?;
     let (keep, body) = rest.split_at_checked(KEEP)?;
     let keep = std::str::from_utf8(keep).ok()?.parse().ok()?;
@@ -231,7 +269,12 @@ mod tests {
                 keep: Duration::from_secs(3_600),
             },
         };
-        let entry = [digits(77).as_bytes(), &encode(&loaded.answer)].concat();
+        let entry = [
+            digits(77).as_bytes(),
+            &[b'a'; GENERATION],
+            &encode(&loaded.answer),
+        ]
+        .concat();
         assert_eq!(decode(&entry), Some(loaded));
         assert!(digits(9) < digits(10) && digits(10) < digits(u64::MAX));
     }
@@ -243,8 +286,9 @@ mod tests {
             b"00000000000000000077T",
             b"00000000000000000077",
             b"0000000000000000007xV2000000000000",
-            b"00000000000000000077V20",
-            b"00000000000000000077V200000000000",
+            b"00000000000000000077V2000000000000",
+            b"00000000000000000077aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaV20",
+            b"00000000000000000077aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaV200000000000",
             b"hello",
         ] {
             assert_eq!(decode(entry), None, "{entry:?}");

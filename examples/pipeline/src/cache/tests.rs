@@ -160,7 +160,22 @@ async fn a_failed_load_is_not_remembered() {
 struct Model {
     entries: Mutex<HashMap<Query, (u64, Option<Answer>)>>,
     loading: std::sync::atomic::AtomicBool,
+    generation: AtomicU64,
     out: std::sync::atomic::AtomicBool,
+}
+
+impl Model {
+    fn lease(&self) -> Lease {
+        let generation = self.generation.load(Ordering::Relaxed);
+        Lease(Bytes::from(generation.to_string()))
+    }
+
+    /// It is started again, and knows nothing.
+    fn lose(&self) {
+        self.entries.lock().expect("no panic").clear();
+        self.loading.store(false, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl SecondLevel for Model {
@@ -176,16 +191,24 @@ impl SecondLevel for Model {
                 true => Looked::Wait,
                 false => Looked::Load {
                     at_least: found.map_or(0, |(version, _)| *version),
+                    forgetful: self.generation.load(Ordering::Relaxed) > 0,
+                    lease: self.lease(),
                 },
             },
         };
         std::future::ready(looked).boxed()
     }
 
-    fn set<'a>(&'a self, query: &'a Query, loaded: &'a Loaded) -> BoxFuture<'a, ()> {
+    fn set<'a>(
+        &'a self,
+        query: &'a Query,
+        loaded: &'a Loaded,
+        lease: Option<&'a Lease>,
+    ) -> BoxFuture<'a, ()> {
         let mut entries = self.entries.lock().expect("no panic");
         let entry = entries.entry(query.clone()).or_default();
-        if loaded.version >= entry.0 {
+        let holds = lease.is_none_or(|lease| *lease == self.lease());
+        if holds && loaded.version >= entry.0 {
             *entry = (loaded.version, Some(loaded.answer.clone()));
         }
         self.loading.store(false, Ordering::Relaxed);
@@ -235,14 +258,15 @@ async fn what_one_process_loaded_another_one_finds() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_another_process_takes_what_that_one_finds() {
     let second = Arc::new(Model::default());
-    assert_eq!(second.get(&query()).await, Looked::Load { at_least: 0 });
+    let looked = second.get(&query()).await;
+    assert!(matches!(looked, Looked::Load { at_least: 0, .. }));
     let cache = ReadCache::over(100, second.clone());
     let waiting = tokio::spawn({
         let cache = cache.clone();
         async move { cached(&cache).await }
     });
     tokio::time::sleep(ELSEWHERE * 3).await;
-    second.set(&query(), &loaded(1, "one")).await;
+    second.set(&query(), &loaded(1, "one"), None).await;
     assert_eq!(
         waiting.await.expect("it ends").as_deref(),
         Some(&b"one"[..])
@@ -259,6 +283,39 @@ async fn what_the_second_level_was_not_told_of_is_to_be_told_again() {
     assert!(!cache.is_reachable());
     second.out.store(false, Ordering::Relaxed);
     assert!(cache.invalidate_all(vec![(query(), 4)]).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_loaded_before_the_second_level_lost_its_tombstones_is_not_put_in() {
+    let second = Arc::new(Model::default());
+    let cache = ReadCache::over(100, second.clone());
+    let (go, wait) = oneshot::channel::<()>();
+    let reader = tokio::spawn({
+        let cache = cache.clone();
+        async move {
+            let load = |_, _| async move {
+                wait.await.expect("the test says when");
+                Ok(loaded(3, "old"))
+            };
+            cache.get(query(), load).await
+        }
+    });
+    while cache.loads_begun() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(second.invalidate(&[(query(), 9)]).await);
+    second.lose();
+    go.send(()).expect("the reader waits");
+    assert!(reader.await.expect("it ends").is_ok());
+    // What is put in is put in by a task of its own.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // No replica will do for the next one: it may not have what was forgotten.
+    let another = ReadCache::over(100, second);
+    let asked = another.get(query(), |_, at_least| async move {
+        assert_eq!(at_least, u64::MAX);
+        Ok(loaded(9, "new"))
+    });
+    assert_eq!(asked.await.expect("it loads").body, "new");
 }
 
 /// Reads a key that nobody else reads until it is hot.
