@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Command::Worker(args) => serve::worker(&args),
         Command::Load(args) => outside::load(&args),
         Command::Check(args) => outside::check(&args),
-        Command::Reshard(args) => reshard::run(&args),
+        Command::Reshard(args) => reshard::run(&args).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -75,8 +75,15 @@ pub struct RedisLevel<S> {
     client: Client<S>,
     prefix: String,
     clustered: bool,
-    /// Of one server: the generation that was seen last, and when it was first seen if it took the place of another.
-    seen: Arc<Mutex<Option<(Lease, Option<Instant>)>>>,
+    /// Of one server: the generation that was seen last.
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    generation: Lease,
+    /// When it was first seen, if it took the place of another.
+    since: Option<Instant>,
 }
 
 impl<S: Source> RedisLevel<S> {
@@ -145,13 +152,13 @@ impl<S: Source> RedisLevel<S> {
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let since = match &*seen {
-            Some((known, since)) if known == generation => *since,
-            known => {
-                let since = known.as_ref().map(|_| Instant::now());
-                *seen = Some((generation.clone(), since));
-                since
-            }
+            Some(known) if known.generation == *generation => known.since,
+            known => known.as_ref().map(|_| Instant::now()),
         };
+        *seen = Some(Seen {
+            generation: generation.clone(),
+            since,
+        });
         since.is_some_and(|since| since.elapsed() < TOMBSTONE)
     }
 }

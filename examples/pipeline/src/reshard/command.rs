@@ -1,6 +1,5 @@
 //! What the command does and says.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -15,12 +14,12 @@ use crate::log::kafka::Reading;
 use crate::services::{Assigned, Journal, Places, Services, ShardPlace};
 use crate::shards::shard_id;
 
-/// Does what is asked. Answers whether the move came to where it should.
+/// Does what is asked.
 ///
 /// # Errors
 ///
 /// What does not come on, and why. The journal knows how far it is, and `resume` goes on from there.
-pub fn run(args: &ReshardArgs) -> anyhow::Result<bool> {
+pub fn run(args: &ReshardArgs) -> anyhow::Result<()> {
     let places = Places::read(&args.services)?;
     runtime("reshard", 2)?.block_on(async {
         let there = Services::connect(&places, Reading::Nothing).await?;
@@ -30,7 +29,7 @@ pub fn run(args: &ReshardArgs) -> anyhow::Result<bool> {
     })
 }
 
-async fn act(shards: &Arc<Assigned>, args: &ReshardArgs) -> anyhow::Result<bool> {
+async fn act(shards: &Arc<Assigned>, args: &ReshardArgs) -> anyhow::Result<()> {
     let journal = shards.journal().await.map_err(told)?;
     if let Some((_, Journal { joined, .. })) = &journal {
         shards.join_all(joined).await?;
@@ -45,7 +44,7 @@ async fn act(shards: &Arc<Assigned>, args: &ReshardArgs) -> anyhow::Result<bool>
                 }
                 None => println!("no slots were ever moved"),
             }
-            return Ok(true);
+            return Ok(());
         }
         ReshardAction::Add => {
             let at = ShardPlace {
@@ -58,7 +57,7 @@ async fn act(shards: &Arc<Assigned>, args: &ReshardArgs) -> anyhow::Result<bool>
             };
             match add(shards, at, args.dry_run).await? {
                 Some(mut moving) => go_on(&mut moving, args.finish).await?,
-                None => return Ok(true),
+                None => return Ok(()),
             }
         }
         ReshardAction::Resume => go_on(&mut resumed(shards, journal).await?, args.finish).await?,
@@ -69,7 +68,7 @@ async fn act(shards: &Arc<Assigned>, args: &ReshardArgs) -> anyhow::Result<bool>
         }
     };
     println!("{}", said(stage));
-    Ok(true)
+    Ok(())
 }
 
 /// What follows from where it stands.
@@ -103,6 +102,7 @@ async fn add(
     at: ShardPlace,
     dry_run: bool,
 ) -> anyhow::Result<Option<Reshard<PostgresMover>>> {
+    shards.admits(&at)?;
     let newest = shards.newest();
     let base = newest.topology;
     let (grown, number) = grown(&base)?;
@@ -115,7 +115,7 @@ async fn add(
         println!("nothing was done");
         return Ok(None);
     }
-    let mut joined: BTreeMap<_, _> = newest.joined;
+    let mut joined = newest.joined;
     shards.join(number, &at).await?;
     joined.insert(shard_id(number), at);
     let mover = PostgresMover::new(shards, joined).await.map_err(told)?;

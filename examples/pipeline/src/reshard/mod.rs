@@ -16,6 +16,6 @@ pub use mover::PostgresMover;
 ///
 /// Always.
 #[cfg(not(feature = "services"))]
-pub fn run(_: &crate::args::ReshardArgs) -> anyhow::Result<bool> {
+pub fn run(_: &crate::args::ReshardArgs) -> anyhow::Result<()> {
     anyhow::bail!("{}", crate::services::NOT_BUILT)
 }

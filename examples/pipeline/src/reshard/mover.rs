@@ -1,13 +1,12 @@
 //! The steps of a move on PostgreSQL. Each is durable on every server that could be promoted before it counts as done.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seawall_shard_router::{
     BoxError, Move, Mover, Outcome, Progress, ShardId, Stage, Step, Topology,
 };
 
-use crate::services::{Assigned, Assignment, Journal, ShardPlace};
+use crate::services::{Assigned, Assignment, Joined, Journal};
 use crate::shard::postgres::{Moving, Side};
 
 /// The lock that whoever moves slots holds on the first shard.
@@ -17,7 +16,7 @@ const LOCK: i64 = 6_013_520;
 #[derive(Debug)]
 pub struct PostgresMover {
     shards: Arc<Assigned>,
-    joined: BTreeMap<String, ShardPlace>,
+    joined: Joined,
     moves: Vec<Move>,
     version: u64,
     /// Held as long as this lives, so that no two move slots at once.
@@ -30,10 +29,7 @@ impl PostgresMover {
     /// # Errors
     ///
     /// When somebody else moves slots now, or the first shard does not answer.
-    pub async fn new(
-        shards: &Arc<Assigned>,
-        joined: BTreeMap<String, ShardPlace>,
-    ) -> Result<Self, BoxError> {
+    pub async fn new(shards: &Arc<Assigned>, joined: Joined) -> Result<Self, BoxError> {
         let all = shards.opened().all();
         let (id, first) = all.first().ok_or("there are no shards")?;
         let lock = Side::of(first, id.as_str()).await?;

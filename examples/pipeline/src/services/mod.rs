@@ -7,13 +7,15 @@ mod assignment;
 #[cfg(feature = "services")]
 mod connected;
 #[cfg(feature = "services")]
+mod joined;
+#[cfg(feature = "services")]
 mod redis;
 
 pub(crate) use self::places::one_line;
 pub use self::places::{HaproxyPlace, KafkaPlace, Places, PostgresPlace, RedisPlace, ShardPlace};
 
 #[cfg(feature = "services")]
-pub use self::assignment::{Assigned, Assignment, Journal};
+pub use self::assignment::{Assigned, Assignment, Joined, Journal};
 #[cfg(feature = "services")]
 pub use self::connected::Services;
 #[cfg(feature = "services")]

@@ -14,8 +14,8 @@ use crate::shard::ShardError;
 pub struct Looked {
     /// Whether the server that writes is one on which its slots were confirmed.
     pub is_confirmed: bool,
-    /// What it keeps under the name that was asked for, where that is newer.
-    pub newer: Option<String>,
+    /// What it keeps under the name that was asked for, where that is newer, with its version.
+    pub newer: Option<(u64, String)>,
 }
 
 /// How long a shard may take to be looked after.
@@ -39,8 +39,8 @@ impl PostgresShard {
         above: u64,
         patience: Patience,
     ) -> Result<Looked, ShardError> {
-        let ask =
-            "SELECT timeline, (SELECT body FROM kept WHERE name = $1 AND version > $2) FROM state";
+        let ask = "SELECT timeline, version, body FROM state
+                   LEFT JOIN kept ON name = $1 AND version > $2";
         let (pool, within): (fn(&Inner) -> &Pool<Connector>, _) = match patience {
             Patience::Read => (|inner| &inner.readers, READ),
             Patience::Write => (|inner| &inner.writers, TRANSACTION),
@@ -53,9 +53,39 @@ impl PostgresShard {
                     .await?;
                 Ok(Looked {
                     is_confirmed: row.get::<_, i64>(0) == db.timeline,
-                    newer: row.get(1),
+                    newer: row
+                        .get::<_, Option<String>>(2)
+                        .map(|body| (unsigned(&row, 1), body)),
                 })
             })
+            .await
+    }
+
+    /// Keeps something under a name, unless what is there is newer.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Unavailable`].
+    pub async fn keep(
+        &self,
+        name: &'static str,
+        version: u64,
+        body: &str,
+    ) -> Result<(), ShardError> {
+        let body = body.to_owned();
+        let keep = "INSERT INTO kept(name, version, body) VALUES($1, $2, $3)
+             ON CONFLICT(name) DO UPDATE SET version = excluded.version, body = excluded.body
+                 WHERE kept.version < excluded.version";
+        self.inner
+            .on(
+                |inner: &Inner| &inner.writers,
+                TRANSACTION,
+                move |_, db| async move {
+                    let version = version.cast_signed();
+                    db.client.execute(keep, &[&name, &version, &body]).await?;
+                    Ok(())
+                },
+            )
             .await
     }
 
@@ -101,43 +131,6 @@ async fn confirm(
         .execute("UPDATE state SET timeline = $1", &[&timeline])
         .await?;
     client.batch_execute("COMMIT").await
-}
-
-impl super::Side {
-    /// What is kept under a name, with its version.
-    ///
-    /// # Errors
-    ///
-    /// PostgreSQL's own.
-    pub async fn kept(&self, name: &str) -> Result<Option<(u64, String)>, tokio_postgres::Error> {
-        let row = self
-            .client
-            .query_opt("SELECT version, body FROM kept WHERE name = $1", &[&name])
-            .await?;
-        Ok(row.map(|row| (unsigned(&row, 0), row.get(1))))
-    }
-
-    /// Keeps something under a name, unless what is there is newer.
-    ///
-    /// # Errors
-    ///
-    /// PostgreSQL's own.
-    pub async fn keep(
-        &self,
-        name: &str,
-        version: u64,
-        body: &str,
-    ) -> Result<(), tokio_postgres::Error> {
-        self.client
-            .execute(
-                "INSERT INTO kept(name, version, body) VALUES($1, $2, $3)
-                 ON CONFLICT(name) DO UPDATE SET version = excluded.version, body = excluded.body
-                     WHERE kept.version < excluded.version",
-                &[&name, &version.cast_signed(), &body],
-            )
-            .await
-            .map(drop)
-    }
 }
 
 /// As the tables have them.
