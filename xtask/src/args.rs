@@ -7,7 +7,7 @@ use crate::claims;
 pub(crate) const USAGE: &str = "\
 cargo xtask test [-- ARGS]                        every test, against real servers; ARGS go to cargo test
 cargo xtask ci                                    format, clippy, docs, every test, the demo
-cargo xtask interop                               our header fields, read by parsers from npm and PyPI
+cargo xtask interop                               our header fields by parsers from npm and PyPI; Redis tests on Valkey
 cargo xtask services up|status|down [ARGS]        Redis, Kafka, PostgreSQL and HAProxy for the pipeline; more: --help
 cargo xtask chaos [ARGS]                          failures against the pipeline, and the books after each run
                   --runs N --seed S --step STEP   how many, from which seed on, only this failure; more: --help

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, against real servers.
 
+use std::ffi::OsString;
+
 use anyhow::Result;
 
 use crate::cargo::cargo;
@@ -15,7 +17,14 @@ pub(crate) fn run(extra: &[String]) -> Result<bool> {
 /// Runs the tests; whether all is well, and how many there were. All of them are run, also after a
 /// failure.
 pub(crate) fn run_counting(extra: &[String]) -> Result<(bool, Tally)> {
-    let servers = servers::ready()?;
+    run_on(extra, servers::ready()?)
+}
+
+/// The same on these servers, by the variables that name them to the tests.
+pub(crate) fn run_on(
+    extra: &[String],
+    servers: Vec<(&'static str, OsString)>,
+) -> Result<(bool, Tally)> {
     let mut command = cargo(["test", "--all-features", "--no-fail-fast"]);
     // With `--workspace`, cargo would not heed a package that was asked for.
     let packages = extra

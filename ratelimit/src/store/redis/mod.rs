@@ -36,7 +36,7 @@ const DEFAULT_PREFIX: &str = "seawall";
 ///
 /// A request is decided in one call of one script, whatever number of rules it checks, and decisions that are
 /// asked for at the same time share a call: what arrives while one is under way is the next batch. Nobody waits
-/// for a timer. It needs Redis 7 or newer.
+/// for a timer. It needs Redis 7 or newer, or Valkey.
 ///
 /// ```
 /// use seawall_ratelimit::{BoxError, Outage, Quota, RateLimitLayer, RedisStore, Rule};
