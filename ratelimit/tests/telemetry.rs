@@ -2,116 +2,33 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
-use std::collections::BTreeMap;
-use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metrics::{
-    Counter, CounterFn, Gauge, Histogram, KeyName, Metadata, Recorder, SharedString, Unit,
-};
 use seawall_ratelimit::{
     BoxError, Charges, Decision, MemoryStore, Plan, Policy, Quota, RateLimitLayer, Rule, Store,
     StoreError, Verdict,
 };
+use test_support::{Observed, observe};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Subscriber};
 
-/// Counts by the values of the labels.
-#[derive(Clone, Default)]
-struct Counts(Arc<Mutex<BTreeMap<String, u64>>>);
-
-struct One(Counts, String);
-
-impl CounterFn for One {
-    fn increment(&self, value: u64) {
-        *self.0.0.lock().unwrap().entry(self.1.clone()).or_default() += value;
-    }
-
-    fn absolute(&self, _: u64) {}
-}
-
-impl Recorder for Counts {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &metrics::Key, _: &Metadata<'_>) -> Counter {
-        assert_eq!(key.name(), "seawall_ratelimit_decisions_total");
-        let labels = key.labels();
-        let labels: Vec<_> = labels
-            .map(|label| format!("{}={}", label.key(), label.value()))
-            .collect();
-        Counter::from_arc(Arc::new(One(self.clone(), labels.join(" "))))
-    }
-
-    fn register_gauge(&self, _: &metrics::Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &metrics::Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
-
-/// What was told, a line for each event.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-struct Line<'a>(&'a mut String);
-
-impl Visit for Line<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        write!(self.0, "{field}={value:?} ").unwrap();
-    }
-}
-
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target().starts_with("seawall_ratelimit")
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = String::new();
-        event.record(&mut Line(&mut line));
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
-/// Does the work in paused time; gives what was counted and what was told.
-fn observed(work: impl AsyncFnOnce()) -> (Vec<(String, u64)>, Vec<String>) {
-    let (counts, lines) = (Counts::default(), Lines::default());
+/// Does the work in paused time.
+fn observed(work: impl AsyncFnOnce()) -> Observed {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    metrics::with_local_recorder(&counts, || {
-        tracing::subscriber::with_default(lines.clone(), || runtime.block_on(work()));
-    });
-    let counts = counts.0.lock().unwrap().clone();
-    let lines = lines.0.lock().unwrap().clone();
-    (counts.into_iter().collect(), lines)
+    observe("seawall_ratelimit", || runtime.block_on(work()))
 }
 
-fn expect(counted: &[(String, u64)], expected: &[(&str, u64)]) {
-    let counted: Vec<_> = counted
+/// All that was counted, by the labels.
+#[track_caller]
+fn expect(seen: &Observed, expected: &[(&str, f64)]) {
+    let named = |labels: &str| format!("seawall_ratelimit_decisions_total {labels}");
+    let expected = expected
         .iter()
-        .map(|(labels, count)| (labels.as_str(), *count))
-        .collect();
-    assert_eq!(counted, expected);
+        .map(|(labels, count)| (named(labels), *count));
+    assert_eq!(seen.metrics, expected.collect());
 }
 
 struct Ask {
@@ -136,37 +53,40 @@ fn rules() -> RateLimitLayer<MemoryStore, impl seawall_ratelimit::Apply<Ask>> {
 
 #[test]
 fn each_outcome_is_counted_by_rule() {
-    let (counted, told) = observed(async || {
+    let seen = observed(async || {
         let limits = rules().checker();
         for (user, cost) in [(4_711, 1), (4_711, 1), (4_711, 1), (4_712, 3), (666, 1)] {
             let _ = limits.check(&Ask { user, cost }).await;
         }
     });
     expect(
-        &counted,
+        &seen,
         &[
-            ("rule=all outcome=allowed", 2),
-            ("rule=planned outcome=allowed", 1),
-            ("rule=planned outcome=shadow", 2),
-            ("rule=user outcome=allowed", 2),
-            ("rule=user outcome=cost_above_limit", 1),
-            ("rule=user outcome=denied", 1),
-            ("rule=user outcome=refused", 1),
+            ("rule=all outcome=allowed", 2.0),
+            ("rule=planned outcome=allowed", 1.0),
+            ("rule=planned outcome=shadow", 2.0),
+            ("rule=user outcome=allowed", 2.0),
+            ("rule=user outcome=cost_above_limit", 1.0),
+            ("rule=user outcome=denied", 1.0),
+            ("rule=user outcome=refused", 1.0),
         ],
     );
-    assert_eq!(told.len(), 5, "{told:?}");
-    let of = |text: &str| told.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(of(r#"rule="user""#), 3);
-    assert_eq!(of("shadow=true"), 2);
-    assert_eq!(of("over the rate limit"), 3);
-    assert_eq!(of("the cost is above the limit"), 1);
-    assert_eq!(of("denied by its plan"), 1);
-    assert_eq!(of("471"), 0, "a key is never told");
+    assert_eq!(seen.events.len(), 5, "{:?}", seen.events);
+    let user = r#"rule="user""#;
+    assert_eq!(seen.count(&["DEBUG", user]), 3);
+    assert_eq!(seen.count(&["DEBUG over the rate limit", "shadow=true"]), 2);
+    assert_eq!(seen.count(&["over the rate limit", user, "limit=2"]), 1);
+    assert_eq!(
+        seen.count(&["the cost is above the limit", user, "cost=3"]),
+        1
+    );
+    assert_eq!(seen.count(&["denied by its plan", user]), 1);
+    assert_eq!(seen.count(&["471"]), 0, "a key is never told");
 }
 
 #[test]
 fn who_waits_is_counted_once() {
-    let (counted, told) = observed(async || {
+    let seen = observed(async || {
         let layer = RateLimitLayer::new(MemoryStore::with_capacity(10))
             .rule(Rule::new("all", Quota::per_second(1)))
             .wait_up_to(Duration::from_secs(2));
@@ -176,17 +96,18 @@ fn who_waits_is_counted_once() {
         }
     });
     let expected = [
-        ("rule=all outcome=allowed", 3),
-        ("rule=all outcome=delayed", 2),
+        ("rule=all outcome=allowed", 3.0),
+        ("rule=all outcome=delayed", 2.0),
     ];
-    expect(&counted, &expected);
-    assert_eq!(told.len(), 2);
+    expect(&seen, &expected);
+    assert_eq!(seen.count(&["waits for room under the rate limit"]), 2);
+    assert_eq!(seen.events.len(), 2);
 }
 
 // The rules are asked again for the receipt, and for whom a refusal hit; that is no second request.
 #[test]
 fn what_is_asked_again_is_not_told_again() {
-    let (counted, _) = observed(async || {
+    let seen = observed(async || {
         let top = seawall_ratelimit::TopRefused::new(10);
         let layer = RateLimitLayer::new(MemoryStore::with_capacity(10))
             .rule(Rule::new("all", Quota::per_minute(1)))
@@ -203,11 +124,11 @@ fn what_is_asked_again_is_not_told_again() {
         assert_eq!(top.list().len(), 1);
     });
     expect(
-        &counted,
+        &seen,
         &[
-            ("rule=all outcome=allowed", 1),
-            ("rule=all outcome=refused", 1),
-            ("rule=costly outcome=shadow", 2),
+            ("rule=all outcome=allowed", 1.0),
+            ("rule=all outcome=refused", 1.0),
+            ("rule=costly outcome=shadow", 2.0),
         ],
     );
 }
@@ -235,11 +156,63 @@ impl Store for Degraded {
 
 #[test]
 fn what_passes_uncounted_is_counted_as_degraded() {
-    let (counted, _) = observed(async || {
+    let seen = observed(async || {
         let limits = RateLimitLayer::new(Degraded)
             .rule(Rule::new("all", Quota::per_second(1)))
             .checker();
         limits.check(&()).await.unwrap();
     });
-    expect(&counted, &[("rule=all outcome=degraded", 1)]);
+    expect(&seen, &[("rule=all outcome=degraded", 1.0)]);
+}
+
+#[cfg(feature = "redis")]
+mod on_redis {
+    use std::future::{Future, ready};
+
+    use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
+    use seawall_ratelimit::{Outage, RedisStore};
+    use seawall_redis::{Client, Source};
+
+    use super::*;
+
+    /// Nobody listens there.
+    #[derive(Clone)]
+    struct Refusing;
+
+    fn refused() -> RedisError {
+        std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()
+    }
+
+    impl Source for Refusing {
+        fn command(&self, _: &Cmd) -> impl Future<Output = RedisResult<Value>> + Send {
+            ready(Err(refused()))
+        }
+
+        fn pipeline(&self, _: &Pipeline) -> impl Future<Output = RedisResult<Vec<Value>>> + Send {
+            ready(Err(refused()))
+        }
+    }
+
+    #[test]
+    fn an_outage_is_told_with_its_policy_and_its_reason() {
+        for (outage, policy) in [
+            (Outage::Closed, "closed"),
+            (Outage::Open, "open"),
+            (Outage::Local { share: 0.5 }, "local"),
+        ] {
+            let seen = observed(async || {
+                let store = RedisStore::from(Client::new(Refusing)).on_outage(outage);
+                let limits = RateLimitLayer::new(store)
+                    .rule(Rule::new("all", Quota::per_second(10)))
+                    .checker();
+                let passes = limits.check(&()).await.is_ok();
+                assert_eq!(passes, outage != Outage::Closed);
+            });
+            let counted = format!("seawall_ratelimit_outages_total policy={policy}");
+            assert_eq!(seen.metrics[&counted], 1.0);
+            let told = format!("policy={policy:?}");
+            let why = "WARN the store of the rate limits did not decide";
+            assert_eq!(seen.count(&[why, &told]), 1, "{:?}", seen.events);
+        }
+    }
 }
