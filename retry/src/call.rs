@@ -14,6 +14,7 @@ use crate::{
     Withdrawal,
     held::Held,
     policy::{Policy, nearer},
+    rarely::Rarely,
     telemetry,
     waits::Waits,
 };
@@ -37,7 +38,7 @@ pub(crate) struct Call<S, Req, C, K, M> {
     /// That of the running attempt.
     pub(crate) span: telemetry::Span,
     /// Made by the first failure: a call that succeeds at once does not pay for it.
-    pub(crate) trouble: Option<Box<Trouble>>,
+    pub(crate) trouble: Rarely<Trouble>,
 }
 
 /// What is remembered from one attempt to the next.
@@ -66,7 +67,7 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
     where
         K: CloneRequest<Req>,
     {
-        self.span = telemetry::Span::default();
+        self.span = telemetry::Span::none();
         let asked = match class {
             Class::Success => return Next::Answer(outcome),
             Class::Permanent => return self.give_up(Stopped::Permanent, outcome),
@@ -76,7 +77,7 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
         match self.plan(asked) {
             Ok((wait, end)) => {
                 telemetry::retrying(self.attempts, wait);
-                if let (Some(trouble), Err(error)) = (&mut self.trouble, outcome) {
+                if let (Some(trouble), Err(error)) = (self.trouble.get_mut(), outcome) {
                     trouble.error = Some(error);
                 }
                 // A response is dropped here: it may hold a connection that the next attempt needs.
@@ -131,7 +132,7 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
     pub(crate) fn cut(&mut self, stopped: Stopped, interrupted: Interrupted) -> BoxError {
         let last = self
             .trouble
-            .as_mut()
+            .get_mut()
             .and_then(|trouble| trouble.error.take());
         self.stop(stopped, last.unwrap_or_else(|| interrupted.into()))
     }
@@ -139,7 +140,7 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
     pub(crate) fn stop(&self, stopped: Stopped, source: BoxError) -> BoxError {
         telemetry::stopped(self.attempts, stopped, Some(&source));
         let now = Instant::now();
-        let failed = self.trouble.as_ref().map(|trouble| trouble.since);
+        let failed = self.trouble.get().map(|trouble| trouble.since);
         let elapsed = now.saturating_duration_since(self.started.or(failed).unwrap_or(now));
         let error = RetryError {
             attempts: self.attempts,
@@ -221,7 +222,7 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
             .stamp(&mut request, Attempt::new(self.attempts, end));
         if let Some(retry) = self
             .trouble
-            .as_mut()
+            .get_mut()
             .and_then(|trouble| trouble.withdrawal.take())
         {
             retry.spend();
@@ -233,13 +234,11 @@ impl<S, Req, C, K, M> Call<S, Req, C, K, M> {
     }
 
     fn trouble(&mut self, now: Instant) -> &mut Trouble {
-        self.trouble.get_or_insert_with(|| {
-            Box::new(Trouble {
-                since: now,
-                waits: Waits::new(&self.settings, self.policy.waits.as_ref()),
-                error: None,
-                withdrawal: None,
-            })
+        self.trouble.get_or_insert_with(|| Trouble {
+            since: now,
+            waits: Waits::new(&self.settings, self.policy.waits.as_ref()),
+            error: None,
+            withdrawal: None,
         })
     }
 }

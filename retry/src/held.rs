@@ -39,10 +39,21 @@ impl Deref for Held {
     }
 }
 
+/// Two calls at once on this thread: one spare is enough.
+#[cold]
+#[inline(never)]
+fn let_go(held: Arc<Settings>) {
+    drop(held);
+}
+
 impl Drop for Held {
     #[inline]
     fn drop(&mut self) {
         let held = self.0.take();
-        let _ = SPARE.try_with(|spare| spare.set(held));
+        let _ = SPARE.try_with(|spare| {
+            if let Some(other) = spare.replace(held) {
+                let_go(other);
+            }
+        });
     }
 }

@@ -118,6 +118,7 @@ mod http_status;
 mod io_errors;
 mod layer;
 mod policy;
+mod rarely;
 #[cfg(feature = "http")]
 mod replay;
 mod request;

@@ -15,6 +15,7 @@ use crate::{
     future::State,
     held::Held,
     policy::{Policy, Settings, Times},
+    rarely::Rarely,
     telemetry::Span,
 };
 
@@ -113,7 +114,7 @@ where
                 started: times.started,
                 deadline: times.deadline,
                 span,
-                trouble: None,
+                trouble: Rarely::none(),
             },
         }
     }

@@ -6,28 +6,56 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "tracing")]
+use crate::rarely::Rarely;
 use crate::{BoxError, Stopped};
 
 /// The span of an attempt.
-#[derive(Debug, Default)]
-pub(crate) struct Span(#[cfg(feature = "tracing")] Option<tracing::Span>);
+#[derive(Debug)]
+pub(crate) struct Span(#[cfg(feature = "tracing")] Rarely<tracing::Span>);
 
 impl Span {
     #[inline]
-    pub(crate) fn attempt(number: u32) -> Self {
-        let _ = number;
+    pub(crate) const fn none() -> Self {
         Self(
             #[cfg(feature = "tracing")]
-            Some(tracing::debug_span!("attempt", number)),
+            Rarely::none(),
         )
+    }
+
+    #[inline]
+    pub(crate) fn attempt(number: u32) -> Self {
+        #[cfg(feature = "tracing")]
+        if is_heard() {
+            return heard(number);
+        }
+        let _ = number;
+        Self::none()
     }
 
     #[inline]
     pub(crate) fn within<T>(&self, run: impl FnOnce() -> T) -> T {
         #[cfg(feature = "tracing")]
-        let _entered = self.0.as_ref().map(tracing::Span::enter);
+        let _entered = self.0.get().map(tracing::Span::enter);
         run()
     }
+}
+
+/// Whether anybody listens to anything as fine as a span of an attempt. The macro asks that too, but makes a span of
+/// 40 bytes, that is entered twice, of what it is not to make.
+#[cfg(feature = "tracing")]
+#[inline]
+fn is_heard() -> bool {
+    use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+    LevelFilter::DEBUG <= STATIC_MAX_LEVEL && LevelFilter::DEBUG <= LevelFilter::current()
+}
+
+#[cfg(feature = "tracing")]
+#[inline(never)]
+fn heard(number: u32) -> Span {
+    let mut span = Rarely::none();
+    span.get_or_insert_with(|| tracing::debug_span!("attempt", number));
+    Span(span)
 }
 
 /// A further attempt will be made after `wait`.
