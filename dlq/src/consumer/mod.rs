@@ -5,6 +5,7 @@ mod chore;
 mod desk;
 mod error;
 mod handle;
+mod handling;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod message;

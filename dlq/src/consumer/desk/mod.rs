@@ -6,9 +6,13 @@
 
 #[cfg(feature = "redis")]
 mod aside;
+mod order;
+mod suspects;
+#[cfg(all(test, feature = "redis"))]
+mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -115,10 +119,6 @@ impl Desk {
         window.min(ahead.saturating_sub(self.waiting.len() + self.running))
     }
 
-    fn has_suspects(&self) -> bool {
-        self.alone.is_some() || !self.suspects.is_empty()
-    }
-
     #[cfg(feature = "redis")]
     pub(super) fn len(&self) -> usize {
         self.held.len()
@@ -129,15 +129,6 @@ impl Desk {
         self.running == 0 && self.alone.is_none()
     }
 
-    #[cfg(feature = "redis")]
-    /// How many suspects there is room for.
-    pub(super) fn room_for_suspects(&self) -> usize {
-        match self.has_suspects() {
-            true => 0,
-            false => self.limits.window.saturating_sub(self.held.len()),
-        }
-    }
-
     pub(super) fn ids(&self) -> Vec<Id> {
         self.held.keys().cloned().collect()
     }
@@ -146,13 +137,12 @@ impl Desk {
         self.held.get(id).and_then(|held| held.message.as_ref())
     }
 
-    pub(super) fn is_suspect(&self, id: &str) -> bool {
-        self.held.get(id).is_some_and(|held| held.suspect)
-    }
-
-    /// Whether half of the window is parked: more would keep others from being read.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.parked.len() >= self.limits.window / 2
+    /// Whether a message that is to come again after this wait is better left to the server than parked: where the wait is
+    /// long, or half of the window is parked already and more would keep others from being read. No suspect is, nor
+    /// anything whose order counts.
+    pub(super) fn is_to_leave(&self, id: &str, wait: Duration, park_up_to: Duration) -> bool {
+        let is_crowded = self.parked.len() >= self.limits.window / 2;
+        !self.limits.ordered && !self.is_suspect(id) && (wait > park_up_to || is_crowded)
     }
 
     /// New messages, in their order.
@@ -183,73 +173,6 @@ impl Desk {
         }
     }
 
-    /// The suspect that runs or is about to.
-    #[cfg(feature = "kafka")]
-    pub(super) fn about_to_start(&self) -> Option<&Id> {
-        self.alone.as_ref()
-    }
-
-    /// Whether nothing of its key is in front of a message. Else it waits behind that.
-    fn is_first(&mut self, id: &Id, key: Option<Bytes>) -> bool {
-        let Some(key) = key else {
-            return true;
-        };
-        match self.behind.entry(key) {
-            Entry::Occupied(behind) => {
-                behind.into_mut().push_back(Arc::clone(id));
-                return false;
-            }
-            Entry::Vacant(behind) => drop(behind.insert(VecDeque::new())),
-        }
-        if let Some(held) = self.held.get_mut(id) {
-            held.first_of_key = true;
-        }
-        true
-    }
-
-    /// The next of its key goes on.
-    fn pass_on(&mut self, id: &Id) {
-        let Some(held) = self.held.get_mut(id).filter(|held| held.first_of_key) else {
-            return;
-        };
-        held.first_of_key = false;
-        let Some(key) = held
-            .message
-            .as_ref()
-            .and_then(|message| message.key.clone())
-        else {
-            return;
-        };
-        let Some(next) = self.behind.get_mut(&key).and_then(VecDeque::pop_front) else {
-            self.behind.remove(&key);
-            return;
-        };
-        if let Some(held) = self.held.get_mut(&next) {
-            held.first_of_key = true;
-        }
-        // It came before those that are waiting.
-        self.waiting.push_front(next);
-    }
-
-    /// Messages whose worker is gone, in their order. Answers those that are news.
-    pub(super) fn suspect(&mut self, ids: Vec<Id>) -> Vec<Id> {
-        let mut news = Vec::new();
-        for id in ids {
-            // One of our own that was not held in time is in good hands.
-            if self.held.contains_key(&id) {
-                continue;
-            }
-            let held = Held {
-                suspect: true,
-                ..Held::default()
-            };
-            self.held.insert(Arc::clone(&id), held);
-            self.suspects.push_back(Arc::clone(&id));
-            news.push(id);
-        }
-        news
-    }
-
     /// What to do next, if anything can be done now. A suspect is started only if all that was to be settled
     /// is settled, or its last mark might still count.
     pub(super) fn next(&mut self, now: Instant, settled: bool) -> Option<Next> {
@@ -273,23 +196,6 @@ impl Desk {
         Some(Next::Handle(message))
     }
 
-    fn ready_suspect(&self, now: Instant) -> Option<usize> {
-        if self.closing {
-            return None;
-        }
-        let ready = |id: &Id| {
-            let not_before = self.held.get(id).and_then(|held| held.not_before);
-            not_before.is_none_or(|at| at <= now)
-        };
-        if self.limits.ordered {
-            // What was held before them comes before them, and the first comes first.
-            let first = self.suspects.front()?;
-            let is_first = self.waiting.is_empty() && self.parked.is_empty();
-            return (is_first && ready(first)).then_some(0);
-        }
-        self.suspects.iter().position(ready)
-    }
-
     fn due(&mut self, now: Instant) -> Option<Id> {
         loop {
             let (at, _) = self.parked.first()?;
@@ -304,35 +210,6 @@ impl Desk {
             if first_of_key || self.is_first(&id, key) {
                 return Some(id);
             }
-        }
-    }
-
-    fn key(&self, message: &Message) -> Option<Bytes> {
-        message.key.clone().filter(|_| self.limits.ordered)
-    }
-
-    #[cfg(feature = "redis")]
-    /// The mark for the start of a suspect: the one that may be on the server already, or a new one.
-    pub(super) fn mark(&mut self, id: &str, new: impl FnOnce() -> String) -> Option<String> {
-        let held = self.held.get_mut(id)?;
-        Some(held.mark.get_or_insert_with(new).clone())
-    }
-
-    /// The start of a suspect is marked: it runs.
-    pub(super) fn marked(&mut self, message: Message) {
-        self.running += 1;
-        if let Some(held) = self.held.get_mut(&*message.id) {
-            held.message = Some(message);
-        }
-    }
-
-    #[cfg(feature = "redis")]
-    /// It is not known whether the start of a suspect is marked: it is tried again at that time.
-    pub(super) fn not_marked(&mut self, id: &Id, again_at: Instant) {
-        self.alone = None;
-        if let Some(held) = self.held.get_mut(id) {
-            held.not_before = Some(again_at);
-            self.suspects.push_front(Arc::clone(id));
         }
     }
 

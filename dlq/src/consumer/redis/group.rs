@@ -4,17 +4,17 @@
 use std::{sync::Arc, time::Duration};
 
 use ::redis::{Cmd, ErrorKind, RedisError, Value};
-use bytes::Bytes;
 use seawall_redis::{Breaker, Client, Error, Script, Shared};
 
 use super::{
+    delayed::Delayed,
     entry,
     held::Names,
     link::Link,
-    scripts::{CLAIM_IN_ORDER, DELAY, HOLD, MOVE, READ_ALONE, SWEEP},
+    scripts::{CLAIM_IN_ORDER, HOLD, READ_ALONE, SWEEP},
     server::Server,
 };
-use crate::{ConfigError, ConsumeError, Message, names};
+use crate::{ConfigError, ConsumeError, Message};
 
 /// Where what is not finished begins.
 pub(super) const BEGINNING: &str = "0-0";
@@ -24,10 +24,6 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const BLOCK: Duration = Duration::from_millis(500);
 /// How much longer than that its answer may take.
 const READ_SLACK: Duration = Duration::from_secs(5);
-/// Messages that are put back into the stream by one script.
-const MOVED_AT_ONCE: &str = "100";
-/// A message of more fields is not put off on the server: a script can hand on so many.
-const MOST_FIELDS: usize = 1000;
 
 /// A consumer's place in a group.
 #[derive(Debug, Clone)]
@@ -43,8 +39,7 @@ struct Place {
     group: String,
     consumer: String,
     names: Names,
-    delayed: String,
-    fields: String,
+    delayed: Delayed,
 }
 
 /// The connection of reads, which are blocked on the server. It goes into each read and comes back.
@@ -199,6 +194,10 @@ impl Group {
         &self.place.names
     }
 
+    pub(super) fn delayed(&self) -> &Delayed {
+        &self.place.delayed
+    }
+
     /// Says that these messages are in good hands, or, with an idle time, in none. Answers which of them
     /// are somebody else's.
     pub(super) async fn hold(
@@ -214,54 +213,6 @@ impl Group {
             .await?
         {
             Value::Array(lost) => Ok(lost.into_iter().filter_map(word).collect()),
-            _ => Err(nonsense()),
-        }
-    }
-
-    /// Whether a message can be put off on the server.
-    pub(super) fn can_delay(message: &Message) -> bool {
-        message.headers.len() + 4 <= MOST_FIELDS
-    }
-
-    /// Puts a message off until so long from now, by the server's clock, and acknowledges it.
-    pub(super) async fn delay(&self, message: &Message, wait: Duration) -> Result<(), Error> {
-        let id = message.to_letter().id().to_string();
-        // Rounded up: never early.
-        let wait = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        // Beyond what a score holds exactly nothing is due anyway.
-        let wait = wait.min(1 << 50).to_string();
-        let fields: Vec<(Arc<str>, Bytes)> = entry::to_put_off(message);
-        let mut args = vec![message.id.as_bytes(), id.as_bytes(), wait.as_bytes()];
-        for (name, value) in &fields {
-            args.extend([name.as_bytes(), &value[..]]);
-        }
-        let place = &self.place;
-        let keys = [
-            place.stream.as_bytes(),
-            place.names.starts.as_bytes(),
-            place.delayed.as_bytes(),
-            place.fields.as_bytes(),
-        ];
-        self.script(&DELAY, &keys, false, &args).await.map(drop)
-    }
-
-    /// Puts back what is due. Answers how many, and how long until the next.
-    pub(super) async fn put_back(&self) -> Result<(u64, Option<Duration>), Error> {
-        let place = &self.place;
-        let keys = [
-            place.stream.as_bytes(),
-            place.delayed.as_bytes(),
-            place.fields.as_bytes(),
-        ];
-        let most = MOVED_AT_ONCE.as_bytes();
-        match self.client.script(&MOVE, &keys, &[most]).await? {
-            Value::Array(answer) => match &answer[..] {
-                [Value::Int(moved), Value::Int(next)] => Ok((
-                    u64::try_from(*moved).unwrap_or_default(),
-                    u64::try_from(*next).ok().map(Duration::from_millis),
-                )),
-                _ => Err(nonsense()),
-            },
             _ => Err(nonsense()),
         }
     }
@@ -316,8 +267,7 @@ impl Place {
         Ok(Self {
             stream: stream.into(),
             names: Names::new(stream, group)?,
-            delayed: names::beside(stream, &format!(":{group}:delayed"))?,
-            fields: names::beside(stream, &format!(":{group}:delayed:messages"))?,
+            delayed: Delayed::new(stream, group)?,
             group: group.to_owned(),
             consumer,
         })

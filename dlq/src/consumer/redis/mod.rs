@@ -1,5 +1,6 @@
 //! Messages of a Redis Stream.
 
+mod delayed;
 mod entry;
 mod group;
 pub(super) mod held;

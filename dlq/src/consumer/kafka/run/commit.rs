@@ -91,13 +91,13 @@ where
                     match self.suspects.remove(&id) {
                         Some(message) => {
                             self.desk.marked(message.clone());
-                            self.handle(message);
+                            self.handling.begin(message.clone(), message);
                         }
                         // One that failed before, or whose partition is gone.
                         None => match self.desk.message(&id).cloned() {
                             Some(message) => {
                                 self.desk.marked(message.clone());
-                                self.handle(message);
+                                self.handling.begin(message.clone(), message);
                             }
                             None => self.desk.release(&id),
                         },

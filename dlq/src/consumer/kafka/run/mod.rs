@@ -1,5 +1,6 @@
 //! The consumer at work: one loop that owns all state, with what takes time in tasks beside it.
 
+mod admit;
 mod commit;
 mod rebalance;
 
@@ -11,16 +12,16 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{consumer::Consumer, error::KafkaResult};
+use rdkafka::error::KafkaResult;
 use tokio::{
-    task::{Id as TaskId, JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tower_service::Service;
 
 use super::{
     Member, Settings,
-    poll::{Item, Key, one},
+    poll::Key,
     track::{Mark, Track, offset},
 };
 use crate::{
@@ -28,10 +29,10 @@ use crate::{
     consumer::{
         chore::Chore,
         desk::{Desk, Next},
-        handle::{End, condemned, handled},
+        handle::End,
+        handling::Handling,
         message::At,
     },
-    telemetry,
 };
 
 /// How long to wait before the brokers are asked again after they failed.
@@ -65,15 +66,13 @@ struct Leaving {
 pub(super) struct Shift<S> {
     settings: Settings,
     member: Member,
-    handler: S,
     desk: Desk,
     tracks: HashMap<Key, Track>,
     /// Messages of suspects, until they start.
     suspects: HashMap<Id, Message>,
     /// Suspects that start when their marks are committed.
     starting: Vec<Id>,
-    handling: JoinSet<End>,
-    by_task: HashMap<TaskId, Message>,
+    handling: Handling<S, Message>,
     asking: JoinSet<Event>,
     commit: Chore,
     /// Something may be to be committed.
@@ -81,7 +80,6 @@ pub(super) struct Shift<S> {
     /// After a failure brokers are left alone until then.
     not_before: Instant,
     leaving: Vec<Leaving>,
-    totals: Totals,
 }
 
 impl<S, R> Shift<S>
@@ -93,20 +91,17 @@ where
     pub(super) fn new(settings: Settings, member: Member, handler: S) -> Self {
         Self {
             desk: Desk::new(settings.limits),
+            handling: Handling::new(handler, Arc::clone(&settings.poison_to)),
             settings,
             member,
-            handler,
             tracks: HashMap::new(),
             suspects: HashMap::new(),
             starting: Vec::new(),
-            handling: JoinSet::new(),
-            by_task: HashMap::new(),
             asking: JoinSet::new(),
             commit: Chore::now(),
             dirty: false,
             not_before: Instant::now(),
             leaving: Vec::new(),
-            totals: Totals::default(),
         }
     }
 
@@ -141,7 +136,7 @@ where
                     self.desk.close();
                 }
                 Some(control) = self.member.control.recv() => self.hear(control).await?,
-                Some(ended) = self.handling.join_next_with_id() => self.ended(ended),
+                Some((_, message, end)) = self.handling.ended() => self.ended(message, end),
                 Some(event) = self.asking.join_next() => {
                     self.answered(event.map_err(ConsumeError::lost)?)?;
                 }
@@ -158,16 +153,10 @@ where
             // A commit says all there is to say of marks: none is left from before.
             match self.desk.next(now, true) {
                 None => break,
-                Some(Next::Handle(message)) => self.handle(message),
+                Some(Next::Handle(message)) => self.handling.begin(message.clone(), message),
                 Some(Next::Mark(id)) => self.start(id),
             }
         }
-    }
-
-    fn handle(&mut self, message: Message) {
-        let handled = handled(self.handler.clone(), message.clone());
-        let task = self.handling.spawn(handled);
-        self.by_task.insert(task.id(), message);
     }
 
     /// Marks the start of a suspect, which runs when the mark is committed, or condemns it.
@@ -186,60 +175,27 @@ where
             self.dirty = true;
             return;
         }
-        telemetry::condemned(&id, starts);
-        self.totals.condemned += 1;
-        let letter = condemned(&self.settings.poison_to, &message, starts);
-        let task = self.handling.spawn(letter);
-        self.by_task.insert(task.id(), message.clone());
+        self.handling.condemn(&message, starts, message.clone());
         self.suspects.remove(&id);
         self.desk.marked(message);
     }
 
-    fn ended(&mut self, ended: Result<(TaskId, End), JoinError>) {
-        let (task, end) = match ended {
-            Ok((task, end)) => (task, end),
-            // Without a layer that catches it, a panic is a failure like any other.
-            Err(error) => (error.id(), End::Failed(error.into())),
-        };
-        let Some(message) = self.by_task.remove(&task) else {
-            return;
-        };
+    fn ended(&mut self, message: Message, end: End) {
         let now = Instant::now();
-        let id = Arc::clone(&message.id);
         match end {
-            End::Done => {
-                telemetry::ended(&id, "done", None);
-                self.totals.done += 1;
-                self.finish(&message);
+            End::Done | End::Dead => self.finish(&message),
+            End::Failed(_) => self.park(&message, now, None),
+            End::Parked(wait, _) if self.is_to_be_delayed(&message.id, wait) => {
+                self.delay(message, now, wait, false);
             }
-            End::Dead => {
-                telemetry::ended(&id, "dead", None);
-                self.totals.dead += 1;
-                self.finish(&message);
-            }
-            End::Failed(error) => {
-                telemetry::ended(&id, "failed", Some(&error));
-                self.totals.failed += 1;
-                self.park(&message, now, None);
-            }
-            End::Parked(wait, error) => {
-                telemetry::ended(&id, "parked", Some(&error));
-                self.totals.parked += 1;
-                match self.is_to_be_delayed(&id, wait) {
-                    true => self.delay(message, now, wait, false),
-                    false => self.park(&message, now, Some(wait)),
-                }
-            }
+            End::Parked(wait, _) => self.park(&message, now, Some(wait)),
         }
     }
 
-    /// Long waits, and those for which the window has no room, are left to the brokers. A suspect is
-    /// not, for its starts would be forgotten; nor is anything whose order counts.
+    /// A suspect is not, for its starts would be forgotten.
     fn is_to_be_delayed(&self, id: &str, wait: Duration) -> bool {
-        !self.settings.limits.ordered
-            && !self.desk.is_suspect(id)
-            && self.settings.delays.fits(wait)
-            && (wait > self.settings.park_up_to || self.desk.is_crowded())
+        let park_up_to = self.settings.park_up_to;
+        self.desk.is_to_leave(id, wait, park_up_to) && self.settings.delays.fits(wait)
     }
 
     fn delay(&mut self, message: Message, now: Instant, wait: Duration, again: bool) {
@@ -276,61 +232,6 @@ where
                 self.desk.finish(&message.id);
                 self.desk.release(&message.id);
             }
-        }
-    }
-
-    /// A record was read.
-    fn arrive(&mut self, item: Item) {
-        let Some(track) = self.tracks.get_mut(&item.key) else {
-            return;
-        };
-        if track.epoch != item.epoch || track.leaving {
-            return;
-        }
-        match item.message {
-            Some(message) => {
-                // What is left of its wait passes here.
-                track.read(message, item.wait);
-                self.admit(&item.key);
-            }
-            None => {
-                track.pass(item.offset);
-                self.dirty = true;
-            }
-        }
-    }
-
-    /// Takes up what may be begun by now; a partition that may not go on is paused.
-    fn admit(&mut self, key: &Key) {
-        let now = Instant::now();
-        let Some(track) = self.tracks.get_mut(key) else {
-            return;
-        };
-        let mut put_off = Vec::new();
-        while let Some((message, wait)) = track.admit() {
-            if track.is_suspect(offset(&message)) {
-                let news = self.desk.suspect(vec![Arc::clone(&message.id)]);
-                self.totals.taken_over += news.len() as u64;
-                telemetry::suspects(&news);
-                self.suspects.insert(Arc::clone(&message.id), message);
-            } else if wait.is_zero() {
-                self.desk.arrive(vec![message]);
-            } else if self.settings.delays.fits(wait) {
-                put_off.push((message, wait));
-            } else {
-                self.desk.arrive_parked(message, now + wait);
-            }
-        }
-        if track.is_held_up() && !track.paused {
-            track.paused = true;
-            // It fails for a partition that is not ours any more.
-            drop(self.member.consumer.pause(&one(key)));
-        } else if !track.is_held_up() && track.paused {
-            track.paused = false;
-            drop(self.member.consumer.resume(&one(key)));
-        }
-        for (message, wait) in put_off {
-            self.delay(message, now, wait, true);
         }
     }
 

@@ -103,7 +103,7 @@ where
         let alone = self.desk.about_to_start().cloned();
         if let Some(id) = alone
             && of_it.contains(&id)
-            && !self.by_task.values().any(|message| message.id == id)
+            && !self.handling.running().any(|message| message.id == id)
         {
             self.desk.release(&id);
         }
@@ -112,7 +112,11 @@ where
     /// Gives partitions back of which nothing runs any more.
     pub(super) async fn give_back(&mut self, now: Instant) -> Result<(), ConsumeError> {
         let ready = |of: &Leaving| {
-            let runs = |key: &Key| self.by_task.values().any(|message| place(message) == *key);
+            let runs = |key: &Key| {
+                self.handling
+                    .running()
+                    .any(|message| place(message) == *key)
+            };
             of.by <= now || !of.keys.iter().any(runs)
         };
         let Some(place) = self.leaving.iter().position(ready) else {
@@ -168,9 +172,9 @@ where
             }
         }
         loop {
-            self.handling.abort_all();
-            if let Some(ended) = self.handling.join_next_with_id().await {
-                self.ended(ended);
+            self.handling.abort();
+            if let Some((_, message, end)) = self.handling.ended().await {
+                self.ended(message, end);
             } else if let Some(event) = self.asking.join_next().await {
                 self.answered(event.map_err(ConsumeError::lost)?)?;
             } else {
@@ -194,7 +198,7 @@ where
             }
         }
         self.member.items.close();
-        let totals = self.totals;
+        let totals = self.handling.totals;
         drop(self);
         let left = tokio::task::spawn_blocking(move || {
             if let Some(thread) = thread {

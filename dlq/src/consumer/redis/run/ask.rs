@@ -132,7 +132,7 @@ where
                 let news = self.desk.suspect(ids);
                 if !news.is_empty() {
                     telemetry::suspects(&news);
-                    self.totals.taken_over += news.len() as u64;
+                    self.handling.totals.taken_over += news.len() as u64;
                 }
                 // Until all has been looked at there may be more, once these are done.
                 let wait = match &*next {
@@ -149,9 +149,12 @@ where
             Event::Marked(id, Ok(start)) => match start {
                 Start::Run(message) => {
                     self.desk.marked(message.clone());
-                    self.handle(message);
+                    self.handling.begin(message, ());
                 }
-                Start::Poison(message, starts) => self.condemn(message, starts),
+                Start::Poison(message, starts) => {
+                    self.handling.condemn(&message, starts, ());
+                    self.desk.marked(message);
+                }
                 Start::Late(message) => self.desk.arrive_late(message),
                 Start::Elsewhere | Start::Gone => self.desk.release(&id),
             },
@@ -200,7 +203,7 @@ where
                 self.set_aside.again_in(Duration::ZERO);
                 if let Some((aside, _)) = self.aside.take() {
                     telemetry::set_aside(aside.messages.len());
-                    self.totals.set_aside += aside.messages.len() as u64;
+                    self.handling.totals.set_aside += aside.messages.len() as u64;
                     self.desk.set_aside(&aside);
                 }
             }

@@ -1,13 +1,14 @@
 //! The consumer at work: one loop that owns all state, with what takes time in tasks beside it.
 
 mod ask;
+mod leave;
 
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use ::redis::RedisError;
 use seawall_redis::Error;
 use tokio::{
-    task::{Id as TaskId, JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tower_service::Service;
@@ -22,9 +23,9 @@ use crate::{
     consumer::{
         chore::Chore,
         desk::{Aside, Desk, Next},
-        handle::{End, condemned, handled},
+        handle::End,
+        handling::Handling,
     },
-    telemetry,
 };
 
 /// How long to wait before Redis is asked again after it failed.
@@ -59,10 +60,8 @@ enum Event {
 pub(super) struct Shift<S> {
     settings: Settings,
     group: Group,
-    handler: S,
     desk: Desk,
-    handling: JoinSet<End>,
-    by_task: HashMap<TaskId, Id>,
+    handling: Handling<S, ()>,
     asking: JoinSet<Event>,
     connection: Reading,
     read: Chore,
@@ -77,7 +76,6 @@ pub(super) struct Shift<S> {
     aside: Option<(Aside, String)>,
     to_settle: Settlement,
     marks: u64,
-    totals: Totals,
 }
 
 impl<S, R> Shift<S>
@@ -89,11 +87,9 @@ where
     pub(super) fn new(settings: Settings, group: Group, handler: S) -> Self {
         Self {
             desk: Desk::new(settings.limits),
+            handling: Handling::new(handler, Arc::clone(&settings.poison_to)),
             settings,
             group,
-            handler,
-            handling: JoinSet::new(),
-            by_task: HashMap::new(),
             asking: JoinSet::new(),
             connection: None,
             read: Chore::now(),
@@ -107,7 +103,6 @@ where
             aside: None,
             to_settle: Settlement::default(),
             marks: 0,
-            totals: Totals::default(),
         }
     }
 
@@ -136,7 +131,7 @@ where
                     leave_by = Some(Instant::now() + self.settings.drain_for);
                     self.desk.close();
                 }
-                Some(ended) = self.handling.join_next_with_id() => self.ended(ended),
+                Some((id, (), end)) = self.handling.ended() => self.ended(&id, end),
                 Some(event) = self.asking.join_next() => {
                     self.answered(event.map_err(ConsumeError::lost)?)?;
                 }
@@ -153,16 +148,10 @@ where
                 self.to_settle.is_empty() && !self.settle.busy && !self.is_setting_aside();
             match self.desk.next(now, settled) {
                 None => break,
-                Some(Next::Handle(message)) => self.handle(message),
+                Some(Next::Handle(message)) => self.handling.begin(message, ()),
                 Some(Next::Mark(id)) => self.mark(id),
             }
         }
-    }
-
-    fn handle(&mut self, message: Message) {
-        let id = Arc::clone(&message.id);
-        let task = self.handling.spawn(handled(self.handler.clone(), message));
-        self.by_task.insert(task.id(), id);
     }
 
     fn mark(&mut self, id: Id) {
@@ -180,69 +169,29 @@ where
         });
     }
 
-    /// Writes the letter of a message that ended its worker too often.
-    fn condemn(&mut self, message: Message, starts: u32) {
-        telemetry::condemned(&message.id, starts);
-        self.totals.condemned += 1;
-        let task = self
-            .handling
-            .spawn(condemned(&self.settings.poison_to, &message, starts));
-        self.by_task.insert(task.id(), Arc::clone(&message.id));
-        self.desk.marked(message);
-    }
-
-    fn ended(&mut self, ended: Result<(TaskId, End), JoinError>) {
-        let (task, end) = match ended {
-            Ok((task, end)) => (task, end),
-            // Without a layer that catches it, a panic is a failure like any other.
-            Err(error) => (error.id(), End::Failed(error.into())),
-        };
-        let Some(id) = self.by_task.remove(&task) else {
-            return;
-        };
+    fn ended(&mut self, id: &Id, end: End) {
         let now = Instant::now();
         match end {
-            End::Done => {
-                telemetry::ended(&id, "done", None);
-                self.totals.done += 1;
-                self.finish(&id);
-            }
-            End::Dead => {
-                telemetry::ended(&id, "dead", None);
-                self.totals.dead += 1;
-                if !(self.settings.hold_dead && self.desk.died(&id)) {
-                    self.finish(&id);
+            End::Dead if self.settings.hold_dead && self.desk.died(id) => {}
+            End::Done | End::Dead => self.finish(id),
+            End::Failed(_) => self.park(id, now, None),
+            End::Parked(wait, _) => match self.desk.message(id) {
+                Some(message) if self.is_to_be_delayed(message, wait) => {
+                    let (group, message) = (self.group.clone(), message.clone());
+                    self.asking.spawn(async move {
+                        let delayed = group.delay(&message, wait).await;
+                        Event::Delayed(message.id, now + wait, delayed)
+                    });
                 }
-            }
-            End::Failed(error) => {
-                telemetry::ended(&id, "failed", Some(&error));
-                self.totals.failed += 1;
-                self.park(&id, now, None);
-            }
-            End::Parked(wait, error) => {
-                telemetry::ended(&id, "parked", Some(&error));
-                self.totals.parked += 1;
-                match self.desk.message(&id) {
-                    Some(message) if self.is_to_be_delayed(&id, message, wait) => {
-                        let (group, message) = (self.group.clone(), message.clone());
-                        self.asking.spawn(async move {
-                            let delayed = group.delay(&message, wait).await;
-                            Event::Delayed(message.id, now + wait, delayed)
-                        });
-                    }
-                    _ => self.park(&id, now, Some(wait)),
-                }
-            }
+                _ => self.park(id, now, Some(wait)),
+            },
         }
     }
 
-    /// Long waits, and those for which the window has no room, are left to the server. A suspect is
-    /// not, for its marks would be forgotten; nor is anything whose order counts.
-    fn is_to_be_delayed(&self, id: &str, message: &Message, wait: Duration) -> bool {
-        !self.settings.limits.ordered
-            && !self.desk.is_suspect(id)
-            && Group::can_delay(message)
-            && (wait > self.settings.park_up_to || self.desk.is_crowded())
+    /// A suspect is not, for its marks would be forgotten.
+    fn is_to_be_delayed(&self, message: &Message, wait: Duration) -> bool {
+        let park_up_to = self.settings.park_up_to;
+        self.desk.is_to_leave(&message.id, wait, park_up_to) && Group::can_delay(message)
     }
 
     fn finish(&mut self, id: &Id) {
@@ -317,48 +266,5 @@ where
         }
         let first = chores.into_iter().flatten().min();
         first.unwrap_or_else(|| Instant::now() + MOVE)
-    }
-
-    /// Settles what is done, and puts everything else into other hands.
-    async fn leave(mut self) -> Result<Totals, ConsumeError> {
-        loop {
-            self.handling.abort_all();
-            if let Some(ended) = self.handling.join_next_with_id().await {
-                self.ended(ended);
-            } else if let Some(event) = self.asking.join_next().await {
-                self.answered(event.map_err(ConsumeError::lost)?)?;
-            } else {
-                break;
-            }
-        }
-        let in_order = self.settings.limits.ordered;
-        while self.is_setting_aside() {
-            self.ask_to_set_aside();
-            while let Some(event) = self.asking.join_next().await {
-                match event.map_err(ConsumeError::lost)? {
-                    Event::SetAside(Err(error)) => return Err(error.into()),
-                    event => self.answered(event)?,
-                }
-            }
-        }
-        let now = Instant::now();
-        while !self.to_settle.is_empty() {
-            let settlement = self.to_settle.take(AT_ONCE);
-            self.group.settle(&settlement, in_order).await?;
-            self.release(&settlement);
-        }
-        if !in_order {
-            for (message, wait) in self.desk.take_parked(now) {
-                if !self.desk.has_failed(&message.id) && Group::can_delay(&message) {
-                    self.group.delay(&message, wait).await?;
-                    self.desk.release(&message.id);
-                }
-            }
-        }
-        for ids in self.desk.ids().chunks(AT_ONCE) {
-            self.group.hold(ids, self.settings.claim_after).await?;
-        }
-        self.group.sweep(UNSEEN, true).await?;
-        Ok(self.totals)
     }
 }
