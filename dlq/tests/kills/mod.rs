@@ -475,6 +475,7 @@ impl World {
 
     /// Runs children until one ends by itself.
     pub async fn finish(&mut self, mended: bool) {
+        let began = tokio::time::Instant::now();
         let plan = Plan {
             step: Step::Nowhere,
             at: 0,
@@ -482,9 +483,11 @@ impl World {
             redrive: false,
         };
         while self.run(plan).await {}
+        eprintln!("the others are done: {:.1?}", began.elapsed());
     }
 
     pub async fn finish_redrive(&mut self) {
+        let began = tokio::time::Instant::now();
         let plan = Plan {
             step: Step::Nowhere,
             at: 0,
@@ -492,6 +495,7 @@ impl World {
             redrive: true,
         };
         while self.run(plan).await {}
+        eprintln!("the others are sent back: {:.1?}", began.elapsed());
     }
 
     pub async fn begun(&self, payload: &str) -> u64 {
