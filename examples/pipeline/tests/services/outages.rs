@@ -7,7 +7,7 @@ use pipeline::load::{Ledger, LedgerFile, Load, Mix, Run, read_ledger};
 use tempfile::{NamedTempFile, TempDir};
 use test_support::{Kafka, Postgres, Redis};
 
-use crate::common::places::remote::{books, file, settled};
+use crate::common::places::remote::{books, file, patient, settled};
 use crate::common::{Answer, Server, get, post, send, until};
 
 /// A server on services, and what clients were told by it.
@@ -20,6 +20,16 @@ struct Trial {
 impl Trial {
     async fn start(redis: &Redis, kafka: &Kafka, shards: &[(String, Option<String>)]) -> Self {
         let file = file(&redis.url(), &kafka.bootstrap(), shards);
+        patient(&file);
+        Self::on(file)
+    }
+
+    /// Where Redis itself goes away, and its deadline is what matters.
+    async fn impatient(redis: &Redis, kafka: &Kafka, shards: &[(String, Option<String>)]) -> Self {
+        Self::on(file(&redis.url(), &kafka.bootstrap(), shards))
+    }
+
+    fn on(file: NamedTempFile) -> Self {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pipeline"));
         command
             .args([
@@ -221,7 +231,7 @@ async fn a_replica_that_lagged_takes_over_and_the_log_is_applied_again_from_wher
 #[tokio::test]
 async fn without_redis_orders_are_refused_and_with_an_empty_one_keys_are_still_known() {
     let (redis, kafka, postgres) = tokio::join!(Redis::start(), Kafka::start(), Postgres::start());
-    let trial = Trial::start(&redis, &kafka, &[(postgres.url(), None)]).await;
+    let trial = Trial::impatient(&redis, &kafka, &[(postgres.url(), None)]).await;
     let body = r#"{"requestId":"once","item":"product-1","quantity":1}"#;
     let other = r#"{"requestId":"once","item":"product-1","quantity":2}"#;
     let order =
