@@ -1,10 +1,8 @@
 //! The read cache under every order of events that chance gives.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::StatusCode;
-use pipeline::cache::{Answer, Loaded, ReadCache};
+use pipeline::cache::{Answer, Class, Loaded, ReadCache};
 use pipeline::order::{OpId, OrderId};
 use pipeline::shard::Query;
 use seawall_shard_router::slot_of;
@@ -15,7 +13,7 @@ fn loaded(version: u64) -> Loaded {
         answer: Answer {
             status: StatusCode::OK,
             body: Bytes::from_static(b"x"),
-            keep: Duration::from_secs(60),
+            class: Class::Pending,
         },
     }
 }

@@ -228,7 +228,7 @@ fn json(body: &impl Serialize, class: Class) -> Answer {
     Answer {
         status: StatusCode::OK,
         body: body.into(),
-        keep: class.keep(),
+        class,
     }
 }
 
@@ -251,6 +251,6 @@ fn absent_body(what: &'static str) -> Answer {
     Answer {
         status: StatusCode::NOT_FOUND,
         body: Bytes::from(body),
-        keep: Class::Absent.keep(),
+        class: Class::Absent,
     }
 }

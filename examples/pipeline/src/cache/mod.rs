@@ -14,6 +14,7 @@
 //! commit sends a read to the primary. So what is [read](ReadCache::read) of a hot key may be a [moment](STALENESS) old,
 //! and is loaded from whichever replica has what was known a moment ago; unless the reader says what it has seen.
 
+mod answer;
 mod hot;
 #[cfg(feature = "services")]
 mod redis;
@@ -29,10 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use http::StatusCode;
 use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
@@ -40,6 +39,7 @@ use tokio::time::Instant;
 
 use crate::shard::Query;
 
+pub use self::answer::{Answer, Class, Loaded};
 pub use self::hot::{CELEBRITY, STALENESS};
 use self::hot::{Moments, Sight};
 #[cfg(feature = "services")]
@@ -62,62 +62,6 @@ const FIRST_LEVEL: Duration = Duration::from_secs(1);
 
 /// How long to wait before asking again for what another process loads.
 const ELSEWHERE: Duration = Duration::from_millis(10);
-
-/// What kind of answer it is, and so how long it is kept.
-///
-/// What is financial is no kind, so that it cannot be kept: a balance is read past the cache. The sums of an account
-/// are none, they count orders and units. Nor are sessions a kind: the pipeline has none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// What is known of a user.
-    Profile,
-    /// A product of the catalogue.
-    Product,
-    /// The answer of an API about something that moves.
-    Response,
-    /// That there is nothing.
-    Absent,
-    /// An order that is not decided yet, should its end never be heard of.
-    Pending,
-}
-
-impl Class {
-    /// How long it is kept, before the spread.
-    pub const fn keep(self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Profile => 15 * 60,
-            Self::Product => 60 * 60,
-            Self::Response => 5 * 60,
-            Self::Pending => 60,
-            Self::Absent => 1,
-        })
-    }
-}
-
-/// Spread by a tenth either way: what was loaded together must not expire together.
-fn spread(keep: Duration) -> Duration {
-    keep.mul_f64(fastrand::f64().mul_add(0.2, 0.9))
-}
-
-/// An answer as it goes to clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// 200 or 404.
-    pub status: StatusCode,
-    /// The body.
-    pub body: Bytes,
-    /// How long it may be kept.
-    pub keep: Duration,
-}
-
-/// An answer with the version it holds for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// The version it was read at.
-    pub version: u64,
-    /// The answer.
-    pub answer: Answer,
-}
 
 /// Why a load did not answer.
 pub type LoadError = Arc<dyn std::error::Error + Send + Sync>;
@@ -172,7 +116,7 @@ impl Expiry<Query, Loaded> for Keep {
         loaded: &Loaded,
         _: std::time::Instant,
     ) -> Option<Duration> {
-        Some(spread(loaded.answer.keep).min(self.at_most))
+        Some(loaded.answer.class.spread().min(self.at_most))
     }
 
     fn expire_after_update(

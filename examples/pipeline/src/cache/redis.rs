@@ -1,7 +1,7 @@
 //! The second level on Redis: one key for each answer, and one for who loads it.
 //!
 //! An entry is its version as 20 digits, so that bytes compare as numbers do, then `T` for a tombstone; for an answer the
-//! generation that it is of, `V`, the status, how long it is kept and the body.
+//! generation that it is of, `V`, the status, its class and the body.
 //!
 //! A server that comes back with an old file, or takes over without the last that its primary was told, has answers in it
 //! whose tombstones are lost. So an answer counts in its generation only: that is the server's replication id, which it draws
@@ -20,7 +20,7 @@ use redis::Value;
 use seawall_redis::{BreakerState, Client, Error, Script, Source};
 use tokio::time::Instant;
 
-use super::{Answer, LOAD_DEADLINE, Lease, Loaded, Looked, SecondLevel, spread};
+use super::{Answer, Class, LOAD_DEADLINE, Lease, Loaded, Looked, SecondLevel};
 use crate::order::{digest, hex};
 use crate::shard::Query;
 
@@ -33,9 +33,6 @@ const TOMBSTONES: usize = 128;
 
 /// Digits of a version, and where in an entry the rest begins.
 const VERSION: usize = 20;
-
-/// Digits of the time that an answer is kept, in milliseconds.
-const KEEP: usize = 10;
 
 /// Letters of a generation.
 const GENERATION: usize = 40;
@@ -182,7 +179,7 @@ impl<S: Source> SecondLevel for RedisLevel<S> {
     ) -> BoxFuture<'a, ()> {
         async move {
             let (entry, load) = self.names(query);
-            let keep = spread(loaded.answer.keep).as_millis().max(1).to_string();
+            let keep = loaded.answer.class.spread().as_millis().max(1).to_string();
             let (version, answer) = (digits(loaded.version), encode(&loaded.answer));
             let keys = [entry.as_bytes(), load.as_bytes()];
             let lease = lease.map_or(&[][..], |lease| &lease.0);
@@ -240,9 +237,8 @@ fn version(entry: &[u8]) -> Option<u64> {
 }
 
 fn encode(answer: &Answer) -> Vec<u8> {
-    let keep = answer.keep.as_millis();
-    let head = format!("V{}{keep:0width$}", answer.status.as_u16(), width = KEEP);
-    [head.as_bytes(), &answer.body].concat()
+    let head = format!("V{}", answer.status.as_u16());
+    [head.as_bytes(), &[answer.class.letter()], &answer.body].concat()
 }
 
 /// An entry's answer; `None` for a tombstone, and for what was not written by this program.
@@ -250,14 +246,13 @@ fn decode(entry: &[u8]) -> Option<Loaded> {
     let version = version(entry)?;
     let rest = entry.get(VERSION + GENERATION..)?.strip_prefix(b"V")?;
     let (status, rest) = rest.split_at_checked(3)?;
-    let (keep, body) = rest.split_at_checked(KEEP)?;
-    let keep = std::str::from_utf8(keep).ok()?.parse().ok()?;
+    let (class, body) = rest.split_first()?;
     Some(Loaded {
         version,
         answer: Answer {
             status: StatusCode::from_bytes(status).ok()?,
             body: Bytes::copy_from_slice(body),
-            keep: Duration::from_millis(keep),
+            class: Class::by_letter(*class)?,
         },
     })
 }
@@ -273,7 +268,7 @@ mod tests {
             answer: Answer {
                 status: StatusCode::NOT_FOUND,
                 body: Bytes::from_static(b"V123 not\0there"),
-                keep: Duration::from_secs(3_600),
+                class: Class::Product,
             },
         };
         let entry = [
@@ -295,7 +290,7 @@ mod tests {
             b"0000000000000000007xV2000000000000",
             b"00000000000000000077V2000000000000",
             b"00000000000000000077aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaV20",
-            b"00000000000000000077aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaV200000000000",
+            b"00000000000000000077aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaV200?body",
             b"hello",
         ] {
             assert_eq!(decode(entry), None, "{entry:?}");

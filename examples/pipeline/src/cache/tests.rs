@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::order::{OpId, OrderId};
+use bytes::Bytes;
+use http::StatusCode;
 use seawall_shard_router::slot_of;
 use tokio::sync::oneshot;
 
@@ -13,13 +15,12 @@ fn query() -> Query {
 }
 
 fn loaded(version: u64, body: &'static str) -> Loaded {
-    let keep = Duration::from_secs(60);
     Loaded {
         version,
         answer: Answer {
             status: StatusCode::OK,
             body: Bytes::from_static(body.as_bytes()),
-            keep,
+            class: Class::Pending,
         },
     }
 }

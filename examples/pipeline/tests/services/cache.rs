@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use pipeline::cache::{
-    Answer, Lease, LoadError, Loaded, Looked, ReadCache, RedisLevel, SecondLevel,
+    Answer, Class, Lease, LoadError, Loaded, Looked, ReadCache, RedisLevel, SecondLevel,
 };
 use pipeline::shard::Query;
 use seawall_redis::{Client, Shared};
@@ -33,7 +33,7 @@ fn loaded(version: u64, body: &str) -> Loaded {
         answer: Answer {
             status: StatusCode::OK,
             body: Bytes::copy_from_slice(body.as_bytes()),
-            keep: Duration::from_secs(60),
+            class: Class::Pending,
         },
     }
 }
