@@ -25,15 +25,6 @@ pub enum Class {
 }
 
 impl Class {
-    /// All of them, with the letter by which each is written down where processes share it.
-    const LETTERS: [(Self, u8); 5] = [
-        (Self::Profile, b'U'),
-        (Self::Product, b'P'),
-        (Self::Response, b'R'),
-        (Self::Absent, b'A'),
-        (Self::Pending, b'W'),
-    ];
-
     /// How long it is kept, before the spread.
     pub const fn keep(self) -> Duration {
         Duration::from_secs(match self {
@@ -48,16 +39,6 @@ impl Class {
     /// The same, spread by a tenth either way: what was loaded together must not expire together.
     pub(super) fn spread(self) -> Duration {
         self.keep().mul_f64(fastrand::f64().mul_add(0.2, 0.9))
-    }
-
-    pub(super) fn letter(self) -> u8 {
-        let known = Self::LETTERS.iter().find(|(class, _)| *class == self);
-        known.map_or(b'?', |(_, letter)| *letter)
-    }
-
-    pub(super) fn by_letter(letter: u8) -> Option<Self> {
-        let known = Self::LETTERS.iter().find(|(_, known)| *known == letter);
-        known.map(|(class, _)| *class)
     }
 }
 
@@ -87,20 +68,12 @@ mod tests {
 
     #[test]
     fn what_is_loaded_together_does_not_expire_together_and_nothing_much_later() {
-        for (class, _) in Class::LETTERS {
+        for class in [Class::Profile, Class::Product, Class::Absent] {
             let kept: Vec<Duration> = (0..1_000).map(|_| class.spread()).collect();
             let (least, most) = (class.keep().mul_f64(0.9), class.keep().mul_f64(1.1));
             assert!(kept.iter().all(|kept| (least..=most).contains(kept)));
             let early = kept.iter().filter(|kept| **kept < class.keep());
             assert!((300..700).contains(&early.count()), "{class:?}");
         }
-    }
-
-    #[test]
-    fn a_class_is_read_as_it_was_written() {
-        for (class, _) in Class::LETTERS {
-            assert_eq!(Class::by_letter(class.letter()), Some(class));
-        }
-        assert_eq!(Class::by_letter(b'?'), None);
     }
 }
