@@ -19,7 +19,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bb8::Pool;
+use bb8::{Pool, QueueStrategy};
 use seawall_shard_router::Role;
 use tokio_postgres::Config;
 
@@ -41,6 +41,9 @@ const WRITERS: u32 = 4;
 
 /// Connections that read, for each shard, process and role.
 const READERS: u32 = 4;
+
+/// How long a connection that nobody uses is kept: all processes and shards share what a server allows.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a transaction may take, with its wait for a connection.
 const TRANSACTION: Duration = Duration::from_secs(20);
@@ -108,7 +111,10 @@ impl PostgresShard {
                 .connection_timeout(patience)
                 // A dead connection is noticed by whoever uses it, and a check costs as much as a read.
                 .test_on_check_out(false)
-                .idle_timeout(Some(Duration::from_secs(60)))
+                // Taken in turn, all that a burst made would be used for ever, and the server have none for others.
+                .queue_strategy(QueueStrategy::Lifo)
+                .idle_timeout(Some(IDLE))
+                .reaper_rate(IDLE / 2)
                 .build_unchecked(connector(want))
         };
         let inner = Arc::new(Inner {

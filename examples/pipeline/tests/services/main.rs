@@ -8,6 +8,7 @@ mod common;
 
 mod cache;
 mod celebrity;
+mod connections;
 mod holdings;
 mod log;
 mod outages;
