@@ -54,8 +54,8 @@ pub(super) struct Connection {
 pub enum ConnectError {
     /// No server of the shard can be reached: the last reason.
     Nobody(String),
-    /// Those that can be reached do not write.
-    NoPrimary,
+    /// Those that can be reached do not write; and why another cannot, if there is one.
+    NoPrimary(Option<String>),
     /// The one that writes was replaced before.
     Replaced {
         /// Its timeline.
@@ -96,7 +96,7 @@ impl Connector {
             }
         }))
         .await;
-        let mut why = "it has no servers".to_owned();
+        let mut why = None;
         let mut writing: Option<(u32, Client)> = None;
         let mut following = Vec::new();
         for found in found {
@@ -110,7 +110,7 @@ impl Connector {
                     }
                 }
                 Ok(Found { client, .. }) => following.push(client),
-                Err(reason) => why = reason,
+                Err(reason) => why = Some(reason),
             }
         }
         // Any of them, so that they share what is read.
@@ -125,8 +125,11 @@ impl Connector {
                 }
                 Ok((client, timeline.into()))
             }
-            (Want::Primary, None, Some(_)) => Err(ConnectError::NoPrimary),
-            (_, None, None) => Err(ConnectError::Nobody(why)),
+            (Want::Primary, None, Some(_)) => Err(ConnectError::NoPrimary(why)),
+            (_, None, None) => {
+                let why = why.unwrap_or_else(|| "it has no servers".to_owned());
+                Err(ConnectError::Nobody(why))
+            }
         }
     }
 }
@@ -228,7 +231,11 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nobody(why) => write!(f, "no server of the shard can be reached: {why}"),
-            Self::NoPrimary => f.write_str("no server of the shard takes writes"),
+            Self::NoPrimary(None) => f.write_str("no server of the shard takes writes"),
+            Self::NoPrimary(Some(why)) => write!(
+                f,
+                "no server of the shard takes writes, and one cannot be reached: {why}"
+            ),
             Self::Replaced { timeline, newest } => write!(
                 f,
                 "the server that takes writes is of timeline {timeline}, and one of {newest} has replaced it"
