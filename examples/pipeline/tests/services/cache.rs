@@ -11,7 +11,7 @@ use pipeline::cache::{
 };
 use pipeline::shard::Query;
 use seawall_redis::{Client, Shared};
-use test_support::Redis;
+use test_support::{Redis, RedisCluster};
 use tokio::task::JoinSet;
 
 type Connection = redis::aio::ConnectionManager;
@@ -133,6 +133,29 @@ async fn a_replica_that_takes_over_without_the_last_tombstones_answers_nothing_o
     let (at_least, _, again) = lease(&first).await;
     assert_eq!(at_least, 12);
     assert_ne!(again, of_first, "its second time is not its first");
+}
+
+#[tokio::test]
+async fn on_a_cluster_answers_are_found_and_a_promotion_ends_them() {
+    let cluster = RedisCluster::with_replicas().await;
+    let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
+    let connection = client.get_async_connection().await.unwrap();
+    let client = Client::shared(connection).deadline(Duration::from_secs(10));
+    let level = RedisLevel::new(client, "test:").clustered();
+    let (_, _, before) = lease(&level).await;
+    level.set(&query(), &loaded(10, "ten"), Some(&before)).await;
+    assert_eq!(value(&level).await, Some((10, "ten".into())));
+    let mut of = None;
+    while of.is_none() {
+        for number in 0..3 {
+            let keys = cluster.replicas()[number].ask(&["KEYS", "test:*"]).await;
+            of = of.or((!keys.trim().is_empty()).then_some(number));
+        }
+    }
+    cluster.fail_over(of.unwrap()).await;
+    let (at_least, _, after) = lease(&level).await;
+    assert_eq!(at_least, 10, "the replica had it");
+    assert_ne!(before, after);
 }
 
 /// Makes one the replica of the other, and waits until it has all of it.
