@@ -37,6 +37,53 @@ async fn what_arrives_together_is_one_call() {
     assert_eq!(calls(&server).await, 1);
 }
 
+// Where most keys of a batch are new, the first of them is made, and the others are copies of it.
+#[tokio::test]
+async fn new_keys_of_a_batch_are_records_of_their_own_that_go_away() {
+    let server = Redis::start().await;
+    let limits = RateLimitLayer::new(store(&server).await)
+        .rule(Rule::new("key", Quota::per_hour(10)).key(|key: &u64| Key::from(*key)))
+        .checker();
+    let together = async |keys: std::ops::Range<u64>| {
+        let mut tasks = JoinSet::new();
+        for key in keys {
+            let limits = limits.clone();
+            tasks.spawn(async move { (key, limits.check(&key).await) });
+        }
+        tasks.join_all().await
+    };
+    let records = async || {
+        let keys = server.ask(&["KEYS", "*"]).await;
+        let records = keys.lines().filter(|key| !key.contains('!'));
+        records.map(str::to_owned).collect::<Vec<_>>()
+    };
+    limits.check(&663).await.unwrap();
+    let foreign = records().await.remove(0);
+    server.ask(&["DEL", &foreign]).await;
+    for round in 0..10 {
+        for (_, checked) in together(60 * round..60 * (round + 1)).await {
+            checked.unwrap();
+        }
+    }
+    server.ask(&["RPUSH", &foreign, "a", "list"]).await;
+    server.reset_stats().await;
+    for (key, checked) in together(600..664).await {
+        assert_eq!(checked.is_err(), key == 663, "{key}: {checked:?}");
+    }
+    let stats = server.commandstats().await;
+    assert!(stats["setnx"] <= 2 && stats["copy"] >= 62, "{stats:?}");
+    for key in 600..663 {
+        let standing = limits.peek("key", Key::from(key)).await.unwrap();
+        assert_eq!(standing.outcome().remaining(), 9, "{key}");
+    }
+    let records = records().await;
+    assert_eq!(records.len(), 664);
+    for record in records.iter().filter(|record| **record != foreign) {
+        let left: i64 = server.ask(&["PTTL", record]).await.parse().unwrap();
+        assert!(left > 0, "{record} goes away: {left}");
+    }
+}
+
 /// A request under up to three rules; a rule whose key is 0 does not apply.
 #[derive(Clone, Copy)]
 struct Ask {

@@ -61,7 +61,7 @@ while at <= #ARGV[5] do
   -- A lease is charged to the bucket in which it ends, which is this one or the next.
   local later = floor((now + time) / width) - bucket
   local leases = extra > 0 and later <= 1
-  local first, all_left
+  local first, all_left, made
   -- Where something lies that is no string this says nothing, as where nothing lies. What is new is not asked for
   -- at first, but tried.
   local raws = new == 0 and call('MGET', unpack(KEYS, key, key + keys - 1))
@@ -79,10 +79,13 @@ while at <= #ARGV[5] do
           all_left = pack('<BI4', beyond > 0 and 2 or 1, limit)
           if extra > 0 then all_left = all_left .. pack('<I4', leased) end
         end
-        -- There may be something that is no string. Two commands, and a moment: `SET PX` takes longer.
-        if call('SETNX', k, first) == 1 then
+        -- There may be something that is no string. The first is made by two commands, of which one names a moment: `SET PX`
+        -- takes longer. Those after it are as it is, and a copy brings its time along in one command.
+        if made then
+          if call('COPY', made, k) == 1 then said = all_left end
+        elseif call('SETNX', k, first) == 1 then
           call('PEXPIREAT', k, deadline)
-          said = all_left
+          said, made = all_left, k
         end
       end
       if not said then raw = redis.pcall('GET', k) end
