@@ -1,8 +1,11 @@
 //! The rules of the read cache, interleaving by interleaving.
 
+use super::load::ELSEWHERE;
 use super::*;
 use crate::order::{OpId, OrderId};
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use seawall_shard_router::slot_of;
 use tokio::sync::oneshot;
