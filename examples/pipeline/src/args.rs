@@ -267,7 +267,8 @@ pub struct ReshardArgs {
     /// A TOML file that says where Redis, Kafka and PostgreSQL are: with the shards that there were at first.
     #[arg(long, value_name = "FILE")]
     pub services: PathBuf,
-    /// The database of the shard that joins, on the server that is its primary.
+    /// The database of the shard that joins, on the server that is its primary. It has the password of the first shard,
+    /// which need not be said: none is kept.
     #[arg(long, value_name = "URL", required_if_eq("action", "add"))]
     pub primary: Option<String>,
     /// The same on a replica of that server.
