@@ -34,6 +34,8 @@ pub enum Command {
     Api(ApiArgs),
     /// Apply what is in the log, as one of several. Needs services.
     Worker(WorkerArgs),
+    /// Find out what a server of its own can do, then offer it three times that.
+    Overload(OverloadArgs),
     /// Send load to a server, and keep a record of every answer.
     Load(LoadArgs),
     /// Compare such a record with a data directory that nobody has open: is anything lost, or there twice?
@@ -183,6 +185,9 @@ pub struct LimitArgs {
     /// Proxies in front that add to X-Forwarded-For.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub proxies: u8,
+    /// Requests that are worked on at once; more wait a quarter of a second and are answered 503 then.
+    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u16).range(1..=8_192))]
+    pub at_once: u16,
 }
 
 /// How workers go about it.
@@ -191,6 +196,36 @@ pub struct WorkArgs {
     /// Retry waits are 1, 2, 4 ... 300 s times this.
     #[arg(long, default_value = "1", value_parser = scale)]
     pub retry_scale: f64,
+}
+
+/// Settings of `pipeline overload`.
+#[derive(Clone, Debug, Args)]
+pub struct OverloadArgs {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// How long to send requests each time, in seconds.
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// How often each is measured, in turns.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub rounds: u16,
+    /// Connections for finding out what it can do; three times as many for the overload.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=2_048))]
+    pub connections: u16,
+    /// How long clients wait for an answer, in seconds.
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub deadline: Duration,
+    /// The processor that the server is held to; the load is held to the next. Needs `taskset`. Both share all
+    /// processors if not given.
+    #[arg(long, value_name = "NUMBER")]
+    pub pin: Option<u16>,
+    /// Requests that the server works on at once.
+    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u16).range(1..=8_192))]
+    pub at_once: u16,
+    /// Write the report as JSON to this file as well.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// Settings of `pipeline load`. The server has to run with `--proxies 1`: the load names its clients' addresses

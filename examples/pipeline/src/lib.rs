@@ -15,6 +15,7 @@ pub mod load;
 pub mod log;
 pub mod order;
 pub mod outside;
+pub mod overload;
 pub mod report;
 pub mod reshard;
 pub mod serve;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use pipeline::args::Command;
 use pipeline::settings::{self, Asked};
-use pipeline::{chaos, demo, outside, reshard, serve, telemetry};
+use pipeline::{chaos, demo, outside, overload, reshard, serve, telemetry};
 
 /// Requests begin on one thread and end on another, and so does what they allocate. The system's allocator takes a
 /// quarter of the API's time for that.
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Api(args) => serve::api(&args),
         Command::Worker(args) => serve::worker(&args),
+        Command::Overload(args) => overload::run(&args),
         Command::Load(args) => outside::load(&args),
         Command::Check(args) => outside::check(&args),
         Command::Reshard(args) => reshard::run(&args).map(|()| true),

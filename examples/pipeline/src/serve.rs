@@ -69,6 +69,7 @@ impl LimitArgs {
             ip: self.ip_limit,
             api_key: self.key_limit,
             proxies: self.proxies.into(),
+            at_once: self.at_once.into(),
             ..Limits::default()
         }
     }

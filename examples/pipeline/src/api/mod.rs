@@ -1,5 +1,6 @@
 //! The HTTP API: limits, idempotency, then the log; reads from the cache, then a replica.
 
+mod admit;
 mod body;
 mod health;
 mod place;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -54,6 +55,8 @@ pub struct Limits {
     pub proxies: usize,
     /// Keys of limits remembered at once, over all rules.
     pub capacity: usize,
+    /// Requests that are worked on at once; more wait a moment and are refused then.
+    pub at_once: usize,
 }
 
 impl Default for Limits {
@@ -64,6 +67,7 @@ impl Default for Limits {
             api_key: 100_000,
             proxies: 0,
             capacity: 300_000,
+            at_once: 1_024,
         }
     }
 }
@@ -145,7 +149,12 @@ where
         .route("/api/orders/{id}", get(reads::order::<L>))
         .route("/api/users/{id}", get(reads::user::<L>))
         .route("/api/products/{id}", get(reads::product::<L>))
-        .route_layer(rate);
+        .route_layer(rate)
+        // Outermost: whom there is no place for costs nothing but the refusal.
+        .route_layer(from_fn_with_state(
+            admit::places(limits.at_once),
+            admit::admit,
+        ));
     figures(Router::new().merge(limited)).with_state(Arc::clone(api))
 }
 

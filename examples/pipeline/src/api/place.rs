@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use seawall_idempotency::{IdempotencyKey, Undone};
 
+use super::admit::Place;
 use super::problem::Problem;
 use super::{Api, reads};
 use crate::cache::Loaded;
@@ -27,6 +28,7 @@ pub(super) async fn place<L: Log>(
     Extension(principal): Extension<Principal>,
     Extension(order): Extension<Order>,
     Extension(key): Extension<IdempotencyKey>,
+    Extension(_place): Extension<Place>,
 ) -> Response {
     let op = OpId::derive(&principal, &key.0);
     let slot = principal.slot(op);

@@ -59,6 +59,10 @@ pub struct Run {
     file: Option<Arc<LedgerFile>>,
     /// Whether a proxy may have sent an order before the sending that was answered.
     resent: bool,
+    /// How long after the time at which a request is meant to be sent its client gives up.
+    deadline: Option<Duration>,
+    /// Whether each connection sends when it was answered, rather than at a rate.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +93,8 @@ impl Run {
             state: Arc::new(Mutex::new(state)),
             file: file.map(Arc::new),
             resent: false,
+            deadline: None,
+            closed: false,
         }
     }
 
@@ -98,6 +104,25 @@ impl Run {
     pub fn behind_a_proxy(self) -> Self {
         Self {
             resent: true,
+            ..self
+        }
+    }
+
+    /// Each connection sends its next request when it was answered, whatever the rate: so the server is given what it
+    /// can do, and no more.
+    #[must_use]
+    pub fn in_a_closed_loop(self) -> Self {
+        Self {
+            closed: true,
+            ..self
+        }
+    }
+
+    /// Clients give up this long after a request is meant to be sent: it fails then, whether it was sent or not.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self {
+            deadline: Some(deadline),
             ..self
         }
     }
@@ -201,7 +226,11 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
     loop {
         let (number, user, request) = {
             let mut state = run.lock();
-            if state.drawn == total {
+            let over = match run.closed {
+                true => start.elapsed() >= load.duration,
+                false => state.drawn == total,
+            };
+            if over {
                 return;
             }
             let number = state.drawn;
@@ -209,9 +238,16 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
             let (user, request) = state.plan.draw();
             (number, user, request)
         };
-        let due = start + Duration::from_secs_f64(number as f64 / load.rate as f64);
+        let due = match run.closed {
+            true => Instant::now(),
+            false => start + Duration::from_secs_f64(number as f64 / load.rate as f64),
+        };
         sleep_until(due).await;
         let late = due.elapsed();
+        if run.deadline.is_some_and(|deadline| late >= deadline) {
+            *run.lock().figures.statuses.entry(("late", 0)).or_default() += 1;
+            continue;
+        }
         let (kind, order, http) = encode(user, &request);
         let op = order.as_ref().map(|(op, _)| *op);
         if let Some((op, sent)) = order
@@ -219,7 +255,16 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
         {
             return;
         }
-        let told = connection.send(http).await;
+        let told = match run.deadline {
+            None => connection.send(http).await,
+            Some(deadline) => {
+                match tokio::time::timeout_at(due + deadline, connection.send(http)).await {
+                    Ok(told) => told,
+                    // The connection is closed with it.
+                    Err(_) => Ok(Told::Nothing),
+                }
+            }
+        };
         let took = due.elapsed();
         if let Ok(Told::Answer { status, body, .. }) = &told
             && op.is_none()
