@@ -41,6 +41,8 @@ pub(crate) enum Demo {
     Embedded(&'static [&'static str]),
     /// On services that are started for it and ended again, with these arguments.
     OnServices(&'static [&'static str]),
+    /// Not the demo: `pipeline overload`, with these arguments.
+    Overload(&'static [&'static str]),
 }
 
 /// Where a figure comes from.

@@ -140,6 +140,36 @@ pub(super) const CLAIMS: &[Claim] = &[
         APPLIED,
     )
     .long(),
+    Claim::of_demo(
+        "pipeline/goodput-under-overload",
+        "offered three times what it can do, by clients who give up, a server accepts nine tenths of what it can in time",
+        AtLeast(0.9),
+        Demo::Overload(OVERLOAD),
+        "/goodput_of_peak",
+    )
+    .long(),
+    Claim::of_demo(
+        "pipeline/memory-under-overload",
+        "offered three times what it can do, a server needs at most half as much memory again",
+        AtMost(1.5),
+        Demo::Overload(OVERLOAD),
+        "/memory_of_peak",
+    )
+    .long(),
+    Claim::test(
+        "pipeline/letters-of-a-shard-outage",
+        "while a shard is out none of its orders is written off",
+        Equals(0.0),
+        OUTAGE,
+    )
+    .in_file("services"),
+    Claim::test(
+        "pipeline/others-p99-in-a-shard-outage",
+        "while a shard is out the 99th percentile of the other's users is within a tenth of what it was",
+        AtMost(1.1),
+        OUTAGE,
+    )
+    .in_file("services"),
     Claim::demo(
         "pipeline/hit-rate",
         "the demo's reads are answered from the cache four times out of five",
@@ -295,6 +325,11 @@ const WRITES_ON_SERVICES: &[&str] = &[
 ];
 
 const APPLIED: &str = "/throughput/writes_applied_per_s";
+
+/// The server has one processor and the load the other.
+const OVERLOAD: &[&str] = &["--seconds", "10", "--rounds", "3", "--pin", "0"];
+
+const OUTAGE: &str = "outages::a_shard_that_is_out_costs_no_letter_and_the_other_goes_on";
 
 const BROKERS: &str =
     "outages::with_two_of_three_brokers_down_orders_are_refused_and_nothing_is_lost";

@@ -24,7 +24,8 @@ pub(super) fn measure(claims: &[&Claim], findings: &mut Findings) -> Result<()> 
         let directory = tempfile::tempdir().context("no directory for temporary files")?;
         let file = directory.path().join("report.json");
         let succeeded = match demo {
-            Demo::Embedded(args) => finish(&mut command(args, &file))?,
+            Demo::Embedded(args) => finish(&mut command("demo", args, &file))?,
+            Demo::Overload(args) => finish(&mut command("overload", args, &file))?,
             Demo::OnServices(args) => on_services(args, &file, directory.path())?,
         };
         findings.reported(&file, &claims, (!succeeded).then_some("the demo failed"));
@@ -32,12 +33,12 @@ pub(super) fn measure(claims: &[&Claim], findings: &mut Findings) -> Result<()> 
     Ok(())
 }
 
-fn command(args: &[&str], report: &Path) -> Command {
+fn command(what: &str, args: &[&str], report: &Path) -> Command {
     let mut command = cargo(["run", "--release", "--package", "pipeline"]);
     if args.contains(&"--services") {
         command.args(["--features", "services"]);
     }
-    command.args(["--", "demo"]).args(args);
+    command.args(["--", what]).args(args);
     command.arg("--report").arg(report);
     command
 }
@@ -51,6 +52,7 @@ fn on_services(args: &[&str], report: &Path, directory: &Path) -> Result<bool> {
     let places = directory.join("services.toml");
     let places = places.to_string_lossy();
     let succeeded = finish(&mut command(
+        "demo",
         &[args, &["--services", &*places]].concat(),
         report,
     ));

@@ -158,6 +158,8 @@ pub struct Figures {
     pub latency: Histogram<u64>,
     /// The same, writes alone.
     pub write_latency: Histogram<u64>,
+    /// The same, the orders of users that are watched.
+    pub watched_latency: Histogram<u64>,
     /// How late requests were sent because every connection was busy, in microseconds.
     pub send_delay: Histogram<u64>,
 }
@@ -188,6 +190,7 @@ impl Default for Figures {
             statuses: BTreeMap::new(),
             latency: histogram(),
             write_latency: histogram(),
+            watched_latency: histogram(),
             send_delay: histogram(),
         }
     }

@@ -63,6 +63,8 @@ pub struct Run {
     deadline: Option<Duration>,
     /// Whether each connection sends when it was answered, rather than at a rate.
     closed: bool,
+    /// Whose orders are timed by themselves as well.
+    watched: Option<fn(&Principal) -> bool>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Run {
             resent: false,
             deadline: None,
             closed: false,
+            watched: None,
         }
     }
 
@@ -114,6 +117,15 @@ impl Run {
     pub fn in_a_closed_loop(self) -> Self {
         Self {
             closed: true,
+            ..self
+        }
+    }
+
+    /// Times the orders of some users by themselves as well, such as those whose shard is not out.
+    #[must_use]
+    pub fn watching(self, users: fn(&Principal) -> bool) -> Self {
+        Self {
+            watched: Some(users),
             ..self
         }
     }
@@ -299,6 +311,12 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
         let Some(op) = op else { continue };
         if told.status() != 0 {
             record(&mut figures.write_latency, took);
+            if run
+                .watched
+                .is_some_and(|watched| watched(&Principal::User(format!("u{user}"))))
+            {
+                record(&mut figures.watched_latency, took);
+            }
         }
         let told = match told.status() {
             429 | 503 if run.resent => Told::Nothing,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pipeline::accounting::Accounting;
 use pipeline::load::{Ledger, LedgerFile, Load, Mix, Run, read_ledger};
+use pipeline::order::{OpId, Principal};
 use tempfile::{NamedTempFile, TempDir};
 use test_support::{Kafka, Postgres, Redis};
 
@@ -18,18 +19,18 @@ struct Trial {
 }
 
 impl Trial {
-    async fn start(redis: &Redis, kafka: &Kafka, shards: &[(String, Option<String>)]) -> Self {
+    fn start(redis: &Redis, kafka: &Kafka, shards: &[(String, Option<String>)]) -> Self {
         let file = file(&redis.url(), &kafka.bootstrap(), shards);
         patient(&file);
-        Self::on(file)
+        Self::serve(file)
     }
 
     /// Where Redis itself goes away, and its deadline is what matters.
-    async fn impatient(redis: &Redis, kafka: &Kafka, shards: &[(String, Option<String>)]) -> Self {
-        Self::on(file(&redis.url(), &kafka.bootstrap(), shards))
+    fn impatient(redis: &Redis, kafka: &Kafka, shards: &[(String, Option<String>)]) -> Self {
+        Self::serve(file(&redis.url(), &kafka.bootstrap(), shards))
     }
 
-    fn on(file: NamedTempFile) -> Self {
+    fn serve(file: NamedTempFile) -> Self {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pipeline"));
         command
             .args([
@@ -138,7 +139,7 @@ impl Trial {
 async fn with_two_of_three_brokers_down_orders_are_refused_and_nothing_is_lost() {
     let (redis, kafka, postgres) =
         tokio::join!(Redis::start(), Kafka::cluster(), Postgres::start());
-    let trial = Trial::start(&redis, &kafka, &[(postgres.url(), None)]).await;
+    let trial = Trial::start(&redis, &kafka, &[(postgres.url(), None)]);
     let before = trial.send(1, 2).await;
     assert!(before > 50, "{before}");
 
@@ -198,7 +199,7 @@ async fn a_replica_that_lagged_takes_over_and_the_log_is_applied_again_from_wher
     let (redis, kafka, primary) = tokio::join!(Redis::start(), Kafka::start(), Postgres::start());
     let replica = primary.replica().await;
     let shard = (primary.url(), Some(replica.url()));
-    let trial = Trial::start(&redis, &kafka, &[shard]).await;
+    let trial = Trial::start(&redis, &kafka, &[shard]);
     trial.send(1, 2).await;
     settled(&trial.file).await;
     // From here on it receives nothing.
@@ -231,7 +232,7 @@ async fn a_replica_that_lagged_takes_over_and_the_log_is_applied_again_from_wher
 #[tokio::test]
 async fn without_redis_orders_are_refused_and_with_an_empty_one_keys_are_still_known() {
     let (redis, kafka, postgres) = tokio::join!(Redis::start(), Kafka::start(), Postgres::start());
-    let trial = Trial::impatient(&redis, &kafka, &[(postgres.url(), None)]).await;
+    let trial = Trial::impatient(&redis, &kafka, &[(postgres.url(), None)]);
     let body = r#"{"requestId":"once","item":"product-1","quantity":1}"#;
     let other = r#"{"requestId":"once","item":"product-1","quantity":2}"#;
     let order =
@@ -259,4 +260,99 @@ async fn without_redis_orders_are_refused_and_with_an_empty_one_keys_are_still_k
     assert_eq!((again.status, &again.body), (first.status, &first.body));
     assert_eq!(order(other).await.status, 422);
     assert_eq!(trial.account().await.double_applied, 0);
+}
+
+/// Whether a user's orders lie on the second of two shards.
+fn on_the_second(user: &Principal) -> bool {
+    user.slot(OpId([0; 16])).get() % 2 == 1
+}
+
+/// Nobody writes off what only has to wait, and whoever is of another shard does not notice.
+#[tokio::test]
+async fn a_shard_that_is_out_costs_no_letter_and_the_other_goes_on() {
+    const ROUNDS: u64 = 5;
+    let (redis, kafka, first, second) = tokio::join!(
+        Redis::start(),
+        Kafka::start(),
+        Postgres::start(),
+        Postgres::start()
+    );
+    let shards = [(first.url(), None), (second.url(), None)];
+    let file = file(&redis.url(), &kafka.bootstrap(), &shards);
+    patient(&file);
+    let trial = Trial::serve(file);
+    let users = || (0..300).map(|user| format!("u{user}"));
+    let is_second = |user: &String| on_the_second(&Principal::User(user.clone()));
+    let of_first = users().find(|user| !is_second(user)).unwrap();
+    let of_second = users().find(is_second).unwrap();
+
+    // The 99th percentile of the second shard's users, and how many orders were accepted.
+    let send = async |seed| {
+        let mut load = trial.load(seed, 5);
+        load.mix = Mix {
+            writes: 1.0,
+            repeats: 0.0,
+            poison: 0.0,
+            ..Mix::default()
+        };
+        let run = trial.run(&load).watching(on_the_second);
+        run.drive(&load).await;
+        let told = run.look(|ledger, sent| {
+            let p99 = sent.watched_latency.value_at_quantile(0.99);
+            (p99 as f64, ledger.accepted())
+        });
+        run.close().unwrap();
+        told
+    };
+    // An order of this user, until it is applied.
+    let applied = async |user: &str, key: String| {
+        let body = format!(r#"{{"requestId":"{key}","item":"product-1","quantity":1}}"#);
+        let answer = send_order(&trial, &body, user).await;
+        let id = answer.json()["orderId"].as_str().unwrap().to_owned();
+        until(
+            trial.server.address,
+            &format!("/api/orders/{id}"),
+            |answer| answer.json()["status"] == "applied",
+        )
+        .await;
+    };
+    send(1).await;
+    let mut ratios = Vec::new();
+    for round in 1..=ROUNDS {
+        let (before, _) = send(2 * round).await;
+        first.kill();
+        let (during, accepted) = send(2 * round + 1).await;
+        assert!(accepted > 50, "{accepted}");
+        applied(&of_second, format!("out-{round}")).await;
+        first.restart().await;
+        applied(&of_first, format!("back-{round}")).await;
+        println!("round {round}: p99 {before} us before, {during} us during the outage");
+        ratios.push(during / before);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let p99 = ratios[ratios.len() / 2];
+    let accounting = trial.account().await;
+    println!(
+        "figure pipeline/letters-of-a-shard-outage: {}",
+        accounting.dead_lettered
+    );
+    println!("figure pipeline/others-p99-in-a-shard-outage: {p99:.3}");
+    assert_eq!(accounting.dead_lettered, 0, "{accounting:?}");
+    assert!(accounting.closed, "{accounting:?}");
+}
+
+/// An order that is accepted, however often it has to be sent.
+async fn send_order(trial: &Trial, body: &str, user: &str) -> Answer {
+    tokio::time::timeout(Duration::from_secs(120), async {
+        loop {
+            let request = post(body.to_owned(), &[("x-user-id", user)]);
+            let answer = send(trial.server.address, request).await;
+            if answer.status == 202 {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{user}'s order is never accepted"))
 }
