@@ -186,7 +186,7 @@ pub struct LimitArgs {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub proxies: u8,
     /// Requests that are worked on at once; more wait a quarter of a second and are answered 503 then.
-    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u16).range(1..=8_192))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=8_192))]
     pub at_once: u16,
 }
 
@@ -221,7 +221,7 @@ pub struct OverloadArgs {
     #[arg(long, value_name = "NUMBER")]
     pub pin: Option<u16>,
     /// Requests that the server works on at once.
-    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u16).range(1..=8_192))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=8_192))]
     pub at_once: u16,
     /// Write the report as JSON to this file as well.
     #[arg(long, value_name = "FILE")]

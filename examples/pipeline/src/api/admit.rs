@@ -4,6 +4,8 @@
 //!
 //! The moment matters as much as the bound. A refusal costs a good part of what an order costs, most of it for
 //! HTTP; a client that is refused at once asks again at once, and a server that only refuses has no time left to serve.
+//! And whoever is let in must not wait long behind the others, or the answer comes when nobody waits for it any more: so
+//! there are as many places as keep the log busy, and no more.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -67,7 +67,7 @@ impl Default for Limits {
             api_key: 100_000,
             proxies: 0,
             capacity: 300_000,
-            at_once: 1_024,
+            at_once: 256,
         }
     }
 }

@@ -303,6 +303,11 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
                 },
             ),
         };
+        // An answer to somebody who is not there any more, though there was no time to notice that before.
+        let kind = match run.deadline {
+            Some(deadline) if took > deadline => "late",
+            _ => kind,
+        };
         *figures.statuses.entry((kind, told.status())).or_default() += 1;
         if told.status() != 0 {
             record(&mut figures.latency, took);
