@@ -2,8 +2,9 @@
 //!
 //! The server is a process of its own. What it can do is found out in a closed loop: each connection sends when
 //! it was answered. Then three times that rate is offered over three times the connections, by clients who give up
-//! after a deadline, counted from when the request was meant to be sent; only what was accepted within it counts. Both
-//! are measured in turns, each on a server and a data directory of its own.
+//! a deadline after they have sent; only what was accepted within it counts. Who finds every connection busy for as long
+//! does not send. (A queue in front of the connections that sends what is about to be given up would keep a server busy
+//! with nothing else, and no server could do anything about it.) Both are measured in turns, each on a server and a data directory of its own.
 //!
 //! With [`pin`](crate::args::OverloadArgs::pin) the server has one processor and the load another, so that the load
 //! takes nothing from the server, and neither is helped by the other's rest. Without, the load's own time for three

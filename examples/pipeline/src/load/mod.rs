@@ -59,7 +59,7 @@ pub struct Run {
     file: Option<Arc<LedgerFile>>,
     /// Whether a proxy may have sent an order before the sending that was answered.
     resent: bool,
-    /// How long after the time at which a request is meant to be sent its client gives up.
+    /// How long clients wait for an answer, and before that for a connection.
     deadline: Option<Duration>,
     /// Whether each connection sends when it was answered, rather than at a rate.
     closed: bool,
@@ -130,7 +130,8 @@ impl Run {
         }
     }
 
-    /// Clients give up this long after a request is meant to be sent: it fails then, whether it was sent or not.
+    /// Clients give up this long after they have sent a request, and those that find every connection busy for as long do
+    /// not send theirs: what one gives up on counts as late.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self {
@@ -267,10 +268,11 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
         {
             return;
         }
+        let sent = Instant::now();
         let told = match run.deadline {
             None => connection.send(http).await,
             Some(deadline) => {
-                match tokio::time::timeout_at(due + deadline, connection.send(http)).await {
+                match tokio::time::timeout_at(sent + deadline, connection.send(http)).await {
                     Ok(told) => told,
                     // The connection is closed with it.
                     Err(_) => Ok(Told::Nothing),
@@ -305,7 +307,7 @@ async fn send(run: Run, load: Load, start: Instant, total: u64) {
         };
         // An answer to somebody who is not there any more, though there was no time to notice that before.
         let kind = match run.deadline {
-            Some(deadline) if took > deadline => "late",
+            Some(deadline) if sent.elapsed() > deadline => "late",
             _ => kind,
         };
         *figures.statuses.entry((kind, told.status())).or_default() += 1;
