@@ -100,7 +100,9 @@ mod tests {
         let server = server(&go);
         let mut first = Box::pin(ask(&server, "/"));
         assert!(first.as_mut().now_or_never().is_none());
-        let refused = ask(&server, "/").await;
+        let refused = tokio::time::timeout(2 * WAIT, ask(&server, "/"))
+            .await
+            .expect("it is not let in");
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(refused.headers()["retry-after"], "1");
         assert_eq!(
