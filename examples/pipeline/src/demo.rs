@@ -241,6 +241,8 @@ impl<'a> Ran<'a> {
                 // The load stands where the load balancer would.
                 limits: Limits {
                     proxies: 1,
+                    // Its own clients all find a place.
+                    at_once: Limits::default().at_once.max(args.connections.into()),
                     ..Limits::default()
                 },
                 retry_scale: args.retry_scale,

@@ -322,6 +322,8 @@ const WRITES_ON_SERVICES: &[&str] = &[
     "1",
     "--faults",
     "0",
+    "--connections",
+    "2000",
 ];
 
 const APPLIED: &str = "/throughput/writes_applied_per_s";

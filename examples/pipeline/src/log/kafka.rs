@@ -64,6 +64,8 @@ pub struct Settings {
     pub replication: u16,
     /// The group that shares the partitions.
     pub group: String,
+    /// How long a record waits for others that go to its broker with it.
+    pub linger: Duration,
 }
 
 /// How a process reads the log.
@@ -102,7 +104,10 @@ impl KafkaLog {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", PRODUCE.as_millis().to_string())
-            .set("queue.buffering.max.ms", "2")
+            .set(
+                "queue.buffering.max.ms",
+                settings.linger.as_millis().to_string(),
+            )
             .set("queue.buffering.max.messages", "100000")
             // Or it would learn of a broker that is back only when that one leads again.
             .set("enable.sparse.connections", "false")

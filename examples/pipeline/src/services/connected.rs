@@ -26,6 +26,9 @@ const KEEP_RECORDS: Duration = Duration::from_secs(24 * 60 * 60);
 /// The share of a limit that this process holds its clients to while Redis is out.
 const SHARE: f64 = 0.5;
 
+/// How long an order waits for others on its way to its broker, where nothing is said.
+const LINGER: Duration = Duration::from_millis(5);
+
 /// Connections to all services.
 #[derive(Debug)]
 pub struct Services {
@@ -107,6 +110,10 @@ fn settings(places: &Places) -> Settings {
         partitions: PARTITIONS,
         replication: places.replication(),
         group: format!("{}-workers", places.kafka.topic),
+        linger: places
+            .kafka
+            .linger_ms
+            .map_or(LINGER, |ms| Duration::from_millis(ms.into())),
     }
 }
 

@@ -65,6 +65,10 @@ pub struct KafkaPlace {
     /// How many brokers keep each record of a topic that is made: as many as there are, at most three.
     #[serde(default)]
     pub replication: Option<u16>,
+    /// How long an order waits for others that go to its broker with it, in milliseconds: 5 where nothing is said. More
+    /// makes orders later, and brokers busy with fewer and larger requests.
+    #[serde(default)]
+    pub linger_ms: Option<u16>,
 }
 
 /// Where PostgreSQL is.

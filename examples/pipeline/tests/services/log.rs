@@ -19,6 +19,7 @@ fn settings(kafka: &Kafka, topic: &str) -> Settings {
         partitions: PARTITIONS,
         replication: 1,
         group: format!("{topic}-workers"),
+        linger: std::time::Duration::from_millis(2),
     }
 }
 

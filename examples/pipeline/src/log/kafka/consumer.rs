@@ -121,7 +121,9 @@ impl Consumer {
             // A position that is gone is an accident that somebody has to look at.
             .set("auto.offset.reset", "error")
             .set("check.crcs", "true")
+            // A fetch costs brokers the same for one record as for a hundred, and workers read a few times a second.
             .set("fetch.wait.max.ms", "50")
+            .set("fetch.min.bytes", "16384")
             .set("fetch.error.backoff.ms", "100")
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "2000")
