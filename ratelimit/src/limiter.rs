@@ -60,20 +60,16 @@ impl<St: Store, Rs> Limiter<St, Rs> {
     where
         Rs: Apply<Req>,
     {
-        // Made where it is returned, for it is large: each other way out has a value of its own.
+        // Made where it is returned, for it is large.
         let mut verdict = Ok(Verdict::Now(Decision::empty()));
-        let other = match &mut verdict {
-            Ok(Verdict::Now(decision)) => match self.decide_into(request, decision) {
-                Ok(None) => None,
-                Ok(Some(deciding)) => Some(Ok(deciding)),
-                Err(error) => Some(Err(error)),
-            },
-            _ => None,
-        };
-        match other {
-            None => verdict,
-            Some(other) => other.map(Verdict::Later),
+        if let Ok(Verdict::Now(decision)) = &mut verdict {
+            match self.decide_into(request, decision) {
+                Ok(None) => {}
+                Ok(Some(deciding)) => verdict = Ok(Verdict::Later(deciding)),
+                Err(error) => verdict = Err(error),
+            }
         }
+        verdict
     }
 
     /// Decides into an empty decision, as [`Store::decide_into`] does.

@@ -57,7 +57,7 @@ impl Policy {
     /// The quota that holds now for whoever has none of their own.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.quota.read().quota
+        self.quota.read().quota()
     }
 
     /// The version of that quota.
@@ -70,7 +70,7 @@ impl Policy {
     #[must_use]
     #[inline]
     pub fn terms(&self) -> Terms {
-        self.quota.read_with(|_| ()).0
+        self.quota.read().terms
     }
 
     /// How the rule counts.
@@ -160,7 +160,7 @@ impl Quotas {
     /// When the layer has no rule of that name.
     pub fn get(&self, rule: &str) -> Result<(Quota, u32), ConfigError> {
         let now = self.policy(rule)?.quota.read();
-        Ok((now.quota, now.terms.version))
+        Ok((now.quota(), now.terms.version))
     }
 
     fn policy(&self, rule: &str) -> Result<&Policy, ConfigError> {
@@ -173,8 +173,15 @@ impl Quotas {
 
 #[derive(Clone, Copy)]
 struct Snapshot {
-    quota: Quota,
     terms: Terms,
+    window_nanos: u64,
+}
+
+impl Snapshot {
+    /// Made when it is asked for: a decision goes by the terms alone.
+    fn quota(self) -> Quota {
+        Quota::of(self.terms.limit, Duration::from_nanos(self.window_nanos))
+    }
 }
 
 /// A quota that can change under its readers, who never wait for one another: three words, and a
@@ -200,22 +207,13 @@ impl LiveQuota {
         }
     }
 
-    fn read(&self) -> Snapshot {
-        let (terms, window) = self.read_with(|quota| quota.window_nanos.load(Ordering::Relaxed));
-        Snapshot {
-            quota: Quota::of(terms.limit, Duration::from_nanos(window)),
-            terms,
-        }
-    }
-
-    /// The terms, and what else belongs to them.
     #[inline]
-    fn read_with<T>(&self, also: impl Fn(&Self) -> T) -> (Terms, T) {
+    fn read(&self) -> Snapshot {
         loop {
             let before = self.changes.load(Ordering::Acquire);
             let limit_and_version = self.limit_and_version.load(Ordering::Relaxed);
+            let window_nanos = self.window_nanos.load(Ordering::Relaxed);
             let width = self.width.load(Ordering::Relaxed);
-            let also = also(self);
             fence(Ordering::Acquire);
             if before.is_multiple_of(2) && self.changes.load(Ordering::Relaxed) == before {
                 let terms = Terms {
@@ -223,7 +221,10 @@ impl LiveQuota {
                     limit: (limit_and_version >> 32) as u32,
                     width,
                 };
-                return (terms, also);
+                return Snapshot {
+                    terms,
+                    window_nanos,
+                };
             }
             std::hint::spin_loop();
         }
@@ -262,7 +263,7 @@ impl fmt::Debug for LiveQuota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let now = self.read();
         f.debug_struct("LiveQuota")
-            .field("quota", &now.quota)
+            .field("quota", &now.quota())
             .field("version", &now.terms.version)
             .finish()
     }

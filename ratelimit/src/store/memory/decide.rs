@@ -42,7 +42,7 @@ fn decide_one(now: u64, charge: &Charge<'_, MemoryScope>, decision: &mut Decisio
     decide_whole(now, charge, decision);
 }
 
-/// A bucket has ended, or there is no room.
+/// There is no room, or nothing is asked for, or the clock was read before the newest bucket began.
 #[inline(never)]
 fn decide_in_place(
     now: u64,

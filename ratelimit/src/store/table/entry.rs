@@ -58,6 +58,14 @@ pub(super) struct Locked<'a> {
     count: u64,
 }
 
+/// What is there when a bucket begins.
+#[derive(Clone, Copy)]
+pub(super) struct Begin {
+    past: [u64; PAST_WORDS],
+    /// The sum of the past.
+    pub(super) total: u32,
+}
+
 impl<'a> Entry<'a> {
     #[inline]
     fn name(self) -> u64 {
@@ -147,10 +155,10 @@ impl Locked<'_> {
         (self.count >> 32 ^ bucket) & BUCKET == 0
     }
 
-    /// What its past and the sum of its buckets are when this later one begins. Nothing if it is not a later one, or where
-    /// the past has no room for what the newest holds.
+    /// What is there when this later bucket begins. Nothing if it is not a later one, or where the past has no room for what
+    /// the newest holds.
     #[inline(never)]
-    pub(super) fn at_begin_of(&self, bucket: u64) -> Option<([u64; PAST_WORDS], u32)> {
+    pub(super) fn at_begin_of(&self, bucket: u64) -> Option<Begin> {
         let newest = self.count >> 32 & BUCKET;
         let since = bucket.wrapping_sub(newest) & BUCKET;
         if since > BUCKET - LATE {
@@ -172,11 +180,12 @@ impl Locked<'_> {
             let (which, shift) = place(newest);
             past[which] |= current << shift;
         }
-        Some((past, sum_of(past)))
+        let total = sum_of(past);
+        Some(Begin { past, total })
     }
 
-    /// Begins a bucket, by what it [is](Locked::at_begin_of) then.
-    pub(super) fn begin(&mut self, bucket: u64, (past, total): ([u64; PAST_WORDS], u32)) {
+    /// Begins a bucket, with what [is there](Locked::at_begin_of) then.
+    pub(super) fn begin(&mut self, bucket: u64, Begin { past, total }: Begin) {
         for (word, counts) in self.entry.past.iter().zip(past) {
             word.store(counts, Relaxed);
         }

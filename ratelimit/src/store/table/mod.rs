@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::cold::Shard;
-use self::entry::{Entry, HEAD, Locked, PAST_WORDS, TAG};
+use self::entry::{Begin, Entry, HEAD, Locked, PAST_WORDS, TAG};
 use self::known::TERMS;
 pub(crate) use self::whole::Whole;
 use self::words::Words;
@@ -83,8 +83,8 @@ pub(crate) struct Room<'a> {
     bucket: u64,
     /// Before it is.
     left: u32,
-    /// Whether the bucket is one that begins.
-    begins: bool,
+    /// What it begins with, if it is one that begins.
+    begin: Option<Begin>,
 }
 
 impl Table {
@@ -122,16 +122,16 @@ impl Table {
     /// The key, if it has an entry.
     #[inline]
     pub(crate) fn see(&self, place: Place) -> Option<Seen<'_>> {
-        let entry = self.find(place).filter(|entry| entry.is_used())?;
-        let tag = place.tag;
+        let (entry, tag) = (self.find(place)?, place.tag);
         Some(Seen { entry, tag })
     }
 
-    /// The entry of the key; if it has none, the first that is not used.
+    /// The entry of the key, if it has one.
     #[inline]
     fn find(&self, place: Place) -> Option<Entry<'_>> {
         let mut entries = self.entries(place);
-        entries.find(|entry| entry.is_or_would_be(place.tag))
+        let found = entries.find(|entry| entry.is_or_would_be(place.tag));
+        found.filter(|entry| entry.is_used())
     }
 
     /// The key with all that is known of it, under the lock of its shard.
@@ -181,23 +181,21 @@ impl<'a> Seen<'a> {
         if cost == 0 || !entry.holds(self.tag, terms) {
             return None;
         }
-        let begins = !entry.is_in(bucket);
-        let total = match begins {
-            false => entry.total(),
-            true if entry.cold().is_some() => return None,
-            true => entry.at_begin_of(bucket)?.1,
+        let begin = match entry.is_in(bucket) {
+            true => None,
+            false if entry.cold().is_some() => return None,
+            false => Some(entry.at_begin_of(bucket)?),
         };
+        let total = begin.map_or(entry.total(), |begin| begin.total);
         let left = terms.limit.checked_sub(total)?;
         (cost <= left).then_some(Room {
             entry,
             bucket,
             left,
-            begins,
+            begin,
         })
     }
-}
 
-impl<'a> Seen<'a> {
     /// The window of the key, if it lies in its entry, goes by just these terms, and will be able to stay there when
     /// its newest bucket has ended. Else the key has to be looked at [whole](Table::whole).
     #[inline]
@@ -229,9 +227,7 @@ impl Room<'_> {
     /// Takes it, for what it was asked for.
     #[inline]
     pub(crate) fn take(&mut self, terms: Terms, now: u64, cost: u32) -> Outcome {
-        if self.begins
-            && let Some(begin) = self.entry.at_begin_of(self.bucket)
-        {
+        if let Some(begin) = self.begin {
             self.entry.begin(self.bucket, begin);
         }
         self.entry.add(cost);
@@ -241,7 +237,7 @@ impl Room<'_> {
 
     /// Leaves it: what a request that takes nothing would be told.
     pub(crate) fn leave(&self, terms: Terms, now: u64) -> Outcome {
-        if self.begins {
+        if self.begin.is_some() {
             // The newest in which something was charged is another.
             return self.entry.window(now).decide(now, 0);
         }

@@ -17,9 +17,8 @@ pub(crate) struct Whole<'a> {
 
 impl<'a> Whole<'a> {
     pub(super) fn new(table: &'a Table, place: Place, shard: MutexGuard<'a, Shard>) -> Self {
-        let entry = table.find(place).filter(|entry| entry.is_used());
         Self {
-            entry: entry.map(Entry::lock),
+            entry: table.find(place).map(Entry::lock),
             table,
             place,
             shard,
