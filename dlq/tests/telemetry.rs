@@ -4,25 +4,16 @@
 
 mod support;
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use metrics::{
-    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
 use seawall_dlq::{
     Batched, BoxError, Consumer, DeadLetterLayer, Disposition, FloodGuard, MemorySink, Message,
     Monitor, Queue, RedisSink, Redrive, Requeue, Sink, SinkError,
 };
 use support::{Broken, SlowSink, all, call, connect, letter, seconds};
 use test_support::{Observed, Redis, observe};
-use tokio::{runtime::Runtime, sync::watch, time::advance};
+use tokio::{sync::watch, time::advance};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// Keys and payloads of these tests have it in them.
@@ -30,19 +21,15 @@ const SECRET: &str = "4111-1111";
 
 /// Does the work on this thread, where it is heard.
 fn observed<F: Future>(paused: bool, work: impl FnOnce() -> F) -> Observed {
-    let runtime = runtime(paused);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(paused)
+        .build()
+        .unwrap();
     let seen = observe("seawall_dlq", || drop(runtime.block_on(work())));
     let told = format!("{:?}", seen);
     assert!(!told.contains(SECRET), "{told}");
     seen
-}
-
-fn runtime(paused: bool) -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(paused)
-        .build()
-        .unwrap()
 }
 
 fn counted(seen: &Observed) -> BTreeMap<&str, f64> {
@@ -158,37 +145,6 @@ fn a_redrive_tells_each_letter_that_is_sent_or_left() {
     assert_eq!(seen.count(&["WARN not redriven", "no such topic"]), 1);
 }
 
-/// What histograms are told, value by value.
-#[derive(Default, Clone)]
-struct Values(Arc<Mutex<Vec<(String, f64)>>>);
-
-struct OneHistogram(Values, String);
-
-impl HistogramFn for OneHistogram {
-    fn record(&self, value: f64) {
-        self.0.0.lock().unwrap().push((self.1.clone(), value));
-    }
-}
-
-impl Recorder for Values {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::noop()
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        let told = OneHistogram(self.clone(), key.name().to_owned());
-        Histogram::from_arc(Arc::new(told))
-    }
-}
-
 /// A batch that is full, one that was begun late, one that fails as a whole and one that panics.
 async fn batches() {
     let service = service_fn(|batch: Vec<&'static str>| async move {
@@ -233,11 +189,14 @@ fn batches_tell_how_full_they_are_and_how_many_are_handled_one_by_one() {
             "WARN batch panicked messages=2",
         ]
     );
-    let values = Values::default();
-    metrics::with_local_recorder(&values, || runtime(true).block_on(batches()));
-    let sizes = [3.0, 2.0, 3.0, 2.0, 1.0];
-    let sizes = sizes.map(|size| ("seawall_dlq_batch_messages".to_owned(), size));
-    assert_eq!(*values.0.lock().unwrap(), sizes);
+    assert_eq!(
+        seen.histograms,
+        [(
+            "seawall_dlq_batch_messages".to_owned(),
+            vec![3.0, 2.0, 3.0, 2.0, 1.0]
+        )]
+        .into()
+    );
 }
 
 /// One message of each end, and one that killed its worker: it was started as often as it may be.

@@ -25,6 +25,8 @@ pub struct Observed {
     /// The last value of each metric by its name and labels, as in `retries_total reason=budget`; of a
     /// histogram, how many values it was told.
     pub metrics: BTreeMap<String, f64>,
+    /// The values that each histogram was told, by its name and labels.
+    pub histograms: BTreeMap<String, Vec<f64>>,
 }
 
 impl Observed {
@@ -62,6 +64,7 @@ pub fn observe(target: &'static str, work: impl FnOnce()) -> Observed {
     Observed {
         events,
         metrics: figures.all(),
+        histograms: locked(&figures.histograms).clone(),
     }
 }
 
@@ -74,17 +77,20 @@ pub fn observe(target: &'static str, work: impl FnOnce()) -> Observed {
 /// assert_eq!(figures.get("queued shard=a"), 2.0);
 /// ```
 #[derive(Debug, Default, Clone)]
-pub struct Figures(Arc<Mutex<BTreeMap<String, f64>>>);
+pub struct Figures {
+    last: Arc<Mutex<BTreeMap<String, f64>>>,
+    histograms: Arc<Mutex<BTreeMap<String, Vec<f64>>>>,
+}
 
 impl Figures {
     /// The last value of a metric, or 0 where it was not told.
     pub fn get(&self, name: &str) -> f64 {
-        locked(&self.0).get(name).copied().unwrap_or_default()
+        locked(&self.last).get(name).copied().unwrap_or_default()
     }
 
     /// Each metric with its last value.
     pub fn all(&self) -> BTreeMap<String, f64> {
-        locked(&self.0).clone()
+        locked(&self.last).clone()
     }
 
     fn one(&self, key: &Key) -> Arc<One> {
@@ -107,7 +113,7 @@ struct One(Figures, String);
 
 impl One {
     fn change(&self, change: impl FnOnce(f64) -> f64) {
-        let mut figures = locked(&self.0.0);
+        let mut figures = locked(&self.0.last);
         let value = figures.entry(self.1.clone()).or_default();
         *value = change(*value);
     }
@@ -138,8 +144,10 @@ impl GaugeFn for One {
 }
 
 impl HistogramFn for One {
-    fn record(&self, _: f64) {
+    fn record(&self, told: f64) {
         self.change(|value| value + 1.0);
+        let mut histograms = locked(&self.0.histograms);
+        histograms.entry(self.1.clone()).or_default().push(told);
     }
 }
 
