@@ -82,10 +82,16 @@ impl Trial {
 
     /// Asks to take an order of `user` until it answers as wanted.
     async fn order_until(&self, user: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let body = r#"{"requestId":"probe","item":"no-such-product","quantity":1}"#;
+        self.send_until(user, body, wanted).await
+    }
+
+    /// Sends this order of `user` until it is answered as wanted.
+    async fn send_until(&self, user: &str, body: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
         tokio::time::timeout(Duration::from_secs(120), async {
             loop {
-                let body = r#"{"requestId":"probe","item":"no-such-product","quantity":1}"#;
-                let answer = send(self.server.address, post(body, &[("x-user-id", user)])).await;
+                let request = post(body.to_owned(), &[("x-user-id", user)]);
+                let answer = send(self.server.address, request).await;
                 if wanted(&answer) {
                     return answer;
                 }
@@ -307,7 +313,9 @@ async fn a_shard_that_is_out_costs_no_letter_and_the_other_goes_on() {
     // An order of this user, until it is applied.
     let applied = async |user: &str, key: String| {
         let body = format!(r#"{{"requestId":"{key}","item":"product-1","quantity":1}}"#);
-        let answer = send_order(&trial, &body, user).await;
+        let answer = trial
+            .send_until(user, &body, |answer| answer.status == 202)
+            .await;
         let id = answer.json()["orderId"].as_str().unwrap().to_owned();
         until(
             trial.server.address,
@@ -349,20 +357,4 @@ async fn a_shard_that_is_out_costs_no_letter_and_the_other_goes_on() {
     // Those that were sent beside the load are not in its record.
     assert_eq!(accounting.phantom, 2 * ROUNDS, "{accounting:?}");
     assert!(accounting.drained, "{accounting:?}");
-}
-
-/// An order that is accepted, however often it has to be sent.
-async fn send_order(trial: &Trial, body: &str, user: &str) -> Answer {
-    tokio::time::timeout(Duration::from_secs(120), async {
-        loop {
-            let request = post(body.to_owned(), &[("x-user-id", user)]);
-            let answer = send(trial.server.address, request).await;
-            if answer.status == 202 {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("{user}'s order is never accepted"))
 }
